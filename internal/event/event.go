@@ -69,7 +69,7 @@ func DeriveID(at time.Time, parts ...any) string {
 	b := h.Sum64()
 
 	var id uuid.UUID
-	ms := uint64(max(at.UnixMilli(), 0)) //nolint:gosec // clamped to be non-negative just before
+	ms := uint64(max(at.UnixMilli(), 0))
 	binary.BigEndian.PutUint64(id[0:8], ms<<16|a>>48)
 	binary.BigEndian.PutUint64(id[8:16], b)
 	id[6] = id[6]&0x0f | 0x70

@@ -4,7 +4,7 @@ package event
 // the id's bytes, made positive, modulo n (org.apache.kafka.clients.producer.internals.BuiltInPartitioner). A default client
 // that uses the cluster id as record key lands in the same partition. It panics unless n is positive.
 func Partition(cluster ClusterID, n int32) int32 {
-	return int32(murmur2([]byte(cluster))&0x7fffffff) % n //nolint:gosec // the mask keeps it within 31 bits
+	return int32(murmur2([]byte(cluster))&0x7fffffff) % n
 }
 
 // murmur2 is the 32-bit MurmurHash2 with Kafka's seed.
@@ -14,7 +14,7 @@ func murmur2(b []byte) uint32 {
 		m    uint32 = 0x5bd1e995
 		r           = 24
 	)
-	h := seed ^ uint32(len(b)) //nolint:gosec // identifiers are short
+	h := seed ^ uint32(len(b))
 	for len(b) >= 4 {
 		k := uint32(b[3])<<24 | uint32(b[2])<<16 | uint32(b[1])<<8 | uint32(b[0])
 		b = b[4:]
