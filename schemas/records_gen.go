@@ -67,6 +67,8 @@ func NewRecord(name string) any {
 		return new(IssuedOrder)
 	case "LeaseGranted":
 		return new(LeaseGranted)
+	case "LostWrites":
+		return new(LostWrites)
 	case "NodeHeartbeat":
 		return new(NodeHeartbeat)
 	case "OrchestratorStarted":
@@ -192,6 +194,8 @@ func RecordName(v any) string {
 		return "IssuedOrder"
 	case *LeaseGranted:
 		return "LeaseGranted"
+	case *LostWrites:
+		return "LostWrites"
 	case *NodeHeartbeat:
 		return "NodeHeartbeat"
 	case *OrchestratorStarted:

@@ -586,6 +586,26 @@ type LeaseGranted struct {
 	DurationMs int32 `avro:"duration_ms" json:"duration_ms"`
 }
 
+// What a node had written past the point where its history parted from the primary's, found before it was erased.
+type LostWrites struct {
+	// Envelope id of the order that met it.
+	OrderID string `avro:"order_id" json:"order_id"`
+	// Term under which this node had written it; 0 if unknown.
+	Term int64 `avro:"term" json:"term"`
+	// Timeline id that was given up.
+	Timeline int64 `avro:"timeline" json:"timeline"`
+	// LSN in bytes up to which both histories agree.
+	ForkLsn int64 `avro:"fork_lsn" json:"fork_lsn"`
+	// LSN in bytes just after the last complete record that was given up.
+	EndLsn int64 `avro:"end_lsn" json:"end_lsn"`
+	// Transactions committed between the two; -1 if it could not be counted.
+	Commits int64 `avro:"commits" json:"commits"`
+	// Directory on the node that keeps the WAL; empty if it could not be kept.
+	Archive string `avro:"archive" json:"archive"`
+	// When it was found, agent's clock.
+	FoundAt time.Time `avro:"found_at" json:"found_at"`
+}
+
 // A node shows that its agent lives. Its sequence is that of the envelope.
 type NodeHeartbeat struct {
 	// Node name.
@@ -870,6 +890,10 @@ type PostgresNodeObserved struct {
 	RenouncedTerm int64 `avro:"renounced_term" json:"renounced_term"`
 	// The last order for this node and its result.
 	LastOrder *OrderResult `avro:"last_order" json:"last_order"`
+	// The last orders for this node with their results, newest first, at most 8, last_order among them; so that no result hides another one.
+	RecentOrders []OrderResult `avro:"recent_orders" json:"recent_orders"`
+	// What the last divergence cost; null if this node never diverged.
+	LostWrites *LostWrites `avro:"lost_writes" json:"lost_writes"`
 }
 
 // Consolidated state of one PostgreSQL node: the last accepted observation and what follows from it.
