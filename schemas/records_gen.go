@@ -105,6 +105,8 @@ func NewRecord(name string) any {
 		return new(ReinitializeNode)
 	case "ReinstatePrimary":
 		return new(ReinstatePrimary)
+	case "ResourceForgotten":
+		return new(ResourceForgotten)
 	case "RestartNode":
 		return new(RestartNode)
 	case "RestartPostgres":
@@ -232,6 +234,8 @@ func RecordName(v any) string {
 		return "ReinitializeNode"
 	case *ReinstatePrimary:
 		return "ReinstatePrimary"
+	case *ResourceForgotten:
+		return "ResourceForgotten"
 	case *RestartNode:
 		return "RestartNode"
 	case *RestartPostgres:

@@ -482,11 +482,11 @@ type FencePostgres struct {
 	FormerPrimary string `avro:"former_primary" json:"former_primary"`
 }
 
-// One reason for a health that is not HEALTHY.
+// One reason for a health that is not HEALTHY. Codes of nodes: silent, silent_but_streaming, unknown_status, no_data_directory, postmaster_crashed, postmaster_stopped, postmaster_starting, postmaster_stopping, not_accepting_connections, breaker_open, breaker_half_open, disk_full, disk_low, connections_exhausted, connections_saturated, not_streaming, diverged, replication_lag, replay_paused, slot_lost, slot_unreserved, slot_retains_wal, checksum_failures. Codes of clusters: the analysis in lower case.
 type HealthCause struct {
 	// Short constant, such as postmaster_crashed, silent, replication_lag.
 	Code string `avro:"code" json:"code"`
-	// For people: what, how much, against which limit.
+	// For people: what, against which limit. Coarse, so that it does not change with every measurement.
 	Message string `avro:"message" json:"message"`
 	// Resource that it comes from.
 	Resource string `avro:"resource" json:"resource"`
@@ -516,13 +516,13 @@ type HealthCount struct {
 type FleetState struct {
 	// Kind of system; empty for the whole fleet.
 	Kind string `avro:"kind" json:"kind"`
-	// Worst health.
+	// Worst health of a cluster; UNKNOWN if there is none.
 	Health Health `avro:"health" json:"health"`
-	// Clusters by health.
+	// Clusters by health, in the order UNKNOWN, HEALTHY, DEGRADED, DOWN; all four always.
 	Clusters []HealthCount `avro:"clusters" json:"clusters"`
-	// Nodes by health.
+	// Nodes by health, in the same order.
 	Nodes []HealthCount `avro:"nodes" json:"nodes"`
-	// Adapters whose breaker is not closed.
+	// Adapters whose breaker is OPEN or HALF_OPEN.
 	OpenBreakers int32 `avro:"open_breakers" json:"open_breakers"`
 	// Clusters that are not healthy, by id; at most 100.
 	Issues []FleetIssue `avro:"issues" json:"issues"`
@@ -660,45 +660,57 @@ type OrderResult struct {
 type PostgresMemberState struct {
 	// Node name.
 	Node string `avro:"node" json:"node"`
-	// Role.
+	// Role as the server itself last said; UNKNOWN while it cannot be asked, on a crashed primary too.
 	Role NodeRole `avro:"role" json:"role"`
-	// Health.
+	// Health of the node.
 	Health Health `avro:"health" json:"health"`
-	// Liveness.
+	// Liveness of the node.
 	Liveness Liveness `avro:"liveness" json:"liveness"`
-	// Timeline id.
+	// Timeline id, 0 if unknown.
 	Timeline int64 `avro:"timeline" json:"timeline"`
-	// Term of its role.
+	// Term under which it holds its role: of its promotion for a primary, of the primary that it follows for a standby.
 	Term int64 `avro:"term" json:"term"`
-	// Promised term.
+	// Highest term that its agent has promised to obey.
 	PromisedTerm int64 `avro:"promised_term" json:"promised_term"`
-	// Whether the primary counts it as synchronous.
+	// Whether the primary counts it as synchronous (sync_state sync or quorum of a streaming walsender at the primary's last observation).
 	Synchronous bool `avro:"synchronous" json:"synchronous"`
-	// Node that it follows.
+	// Node that it was told to follow; empty on a primary, or when revoked.
 	Upstream string `avro:"upstream" json:"upstream"`
+	// Host name or address of its server.
+	Host string `avro:"host" json:"host"`
+	// TCP port of its server.
+	Port int32 `avro:"port" json:"port"`
+	// State of its postmaster.
+	Postmaster PostmasterStatus `avro:"postmaster" json:"postmaster"`
+	// Whether it is a live witness of its upstream: its WAL receiver streams, and at its last observation the last message was at most 6 s old by its own clock.
+	Streaming bool `avro:"streaming" json:"streaming"`
+	// Whether it holds WAL that the primary's history does not contain, so that it cannot follow without a rewind or a copy. False where it cannot be told.
+	Diverged bool `avro:"diverged" json:"diverged"`
+	// Circuit breaker of its agent towards its server.
+	Breaker BreakerState `avro:"breaker" json:"breaker"`
 }
 
-// Consolidated state of one PostgreSQL cluster.
+// Consolidated state of one PostgreSQL cluster: a pure function of its nodes' states, emitted when any field changes. A tombstone says that its last node was forgotten.
 type PostgresClusterState struct {
-	// Node name of the primary of the highest term; empty if there is none.
+	// Node that holds, or last held, the primary role of the highest term, whether it lives or not; empty if no node does. A server that is writable although its agent follows another node never counts.
 	Primary string `avro:"primary" json:"primary"`
-	// Highest term of a primary seen.
+	// Term of that primary; 0 if there is none.
 	Term int64 `avro:"term" json:"term"`
-	// Timeline id of that primary.
+	// Timeline id of that primary, 0 if unknown.
 	Timeline int64 `avro:"timeline" json:"timeline"`
-	// Database system identifier; empty before initialisation.
+	// Database system identifier of the primary, else of the first member by name that has one; empty before initialisation.
 	SystemIdentifier string `avro:"system_identifier" json:"system_identifier"`
-	// Consolidated health.
+	// HEALTHY: NO_PROBLEM and every member healthy. DEGRADED: writable, but something is wrong. DOWN: not writable. UNKNOWN: not initialised.
 	Health Health `avro:"health" json:"health"`
-	// Why it is not healthy.
+	// Why it is not healthy: first the diagnosis, then what the members report, by name; at most 64. Codes are listed at HealthCause.
 	Causes []HealthCause `avro:"causes" json:"causes"`
-	// Named diagnosis.
+	// Named diagnosis: the first row that holds of the decision table in processors/fold (most urgent first). It is one; what else is wrong stands in causes.
 	Analysis AnalysisCode `avro:"analysis" json:"analysis"`
-	// For people: what the diagnosis rests on.
+	// For people: what the diagnosis rests on. It names nodes, terms and limits, not measurements that change all the time.
 	AnalysisDetail string `avro:"analysis_detail" json:"analysis_detail"`
 	// The nodes, by name.
 	Members []PostgresMemberState `avro:"members" json:"members"`
-	// Whether a primary accepts connections and, in quorum mode, enough standbys stream.
+	// Whether clients can commit, as far as the last facts tell: the primary accepts connections, is not suspected (or is vouched for by a streaming standby), and as many standbys stream as its synchronous_standby_names demands.
 	Writable bool `avro:"writable" json:"writable"`
 }
 
@@ -896,34 +908,42 @@ type PostgresNodeObserved struct {
 	LostWrites *LostWrites `avro:"lost_writes" json:"lost_writes"`
 }
 
-// Consolidated state of one PostgreSQL node: the last accepted observation and what follows from it.
+// Consolidated state of one PostgreSQL node: the last accepted observation and what follows from it. A pure function of the last accepted observation of every node of the cluster and of this node's liveness. A tombstone says that the node was forgotten.
 type PostgresNodeState struct {
 	// Node name.
 	Node string `avro:"node" json:"node"`
-	// Whether heartbeats arrive.
+	// Whether heartbeats arrive, from the heartbeats partition alone. UNKNOWN: none has arrived yet. SUSPECT: silent for more than suspect_after_ms of stream time, and stays so until the next heartbeat.
 	Liveness Liveness `avro:"liveness" json:"liveness"`
-	// Consolidated health.
+	// The worst of its causes. HEALTHY: nothing to say against it. DEGRADED: it serves, but worse than it should, or its agent is silent while a standby still streams from it. DOWN: it does not serve, as far as anybody can tell. UNKNOWN: nothing is known that could be judged.
 	Health Health `avro:"health" json:"health"`
-	// Why it is not healthy; empty if it is.
+	// Why it is not healthy, worst first; empty if it is. Codes are listed at HealthCause.
 	Causes []HealthCause `avro:"causes" json:"causes"`
-	// WAL that this standby still has to replay behind its primary, bytes; null if unknown or on a primary.
+	// WAL that this standby still has to replay behind what its cluster's primary had written at the primary's last observation, bytes, rounded down to whole WAL pages of 8192; null on a primary, without a known primary, or where the histories have parted.
 	LagBytes *int64 `avro:"lag_bytes" json:"lag_bytes"`
-	// The same as time, milliseconds.
+	// The same as time, milliseconds: 0 without lag_bytes; null where nobody measured it, such as on a standby that does not stream.
 	LagMs *int64 `avro:"lag_ms" json:"lag_ms"`
-	// Connections in use, 0 to 1.
+	// Client backends divided by connections allowed, 0 to 1, in steps of 0.01; null while the server cannot be asked.
 	ConnectionSaturation *float64 `avro:"connection_saturation" json:"connection_saturation"`
 	// The last accepted observation.
 	Observed PostgresNodeObserved `avro:"observed" json:"observed"`
-	// When it was observed.
+	// When it was observed, agent's clock.
 	ObservedAt time.Time `avro:"observed_at" json:"observed_at"`
-	// Sequence of the last accepted observation: the guard against stale ones.
+	// Sequence of the last accepted observation. Only a greater one is accepted after it, so stale, repeated and reordered observations change nothing. Every accepted observation is emitted, because this guard has to be durable.
 	ObservedSequence int64 `avro:"observed_sequence" json:"observed_sequence"`
-	// Topic of it.
+	// Topic that the last accepted observation stands in.
 	ObservedTopic string `avro:"observed_topic" json:"observed_topic"`
-	// Partition of it.
+	// Partition that it stands in.
 	ObservedPartition int32 `avro:"observed_partition" json:"observed_partition"`
-	// Offset of it.
+	// Offset at which it stands: what evidence refers to.
 	ObservedOffset int64 `avro:"observed_offset" json:"observed_offset"`
+	// Envelope id of the last accepted observation.
+	ObservedID string `avro:"observed_id" json:"observed_id"`
+	// Run of the agent that observed it: another one means that the agent has started again and knows only what it had made durable.
+	ObservedBootID string `avro:"observed_boot_id" json:"observed_boot_id"`
+	// How often the agent beats, as its last heartbeat says, milliseconds; 0 before the first. Not to be relied on for more than watching: it lets a new owner of the task judge the silence of a node that it has never heard.
+	HeartbeatIntervalMs int32 `avro:"heartbeat_interval_ms" json:"heartbeat_interval_ms"`
+	// Silence after which this node is suspected, as its last heartbeat says, milliseconds of stream time; 0 before the first.
+	SuspectAfterMs int32 `avro:"suspect_after_ms" json:"suspect_after_ms"`
 }
 
 // One acknowledgement of a revocation on which a promotion rests.
@@ -974,6 +994,16 @@ type ReinstatePrimary struct {
 	SynchronousStandbyNames string `avro:"synchronous_standby_names" json:"synchronous_standby_names"`
 	// Slots to keep.
 	Slots []SlotOwner `avro:"slots" json:"slots"`
+}
+
+// A resource was deleted by a tombstone. This guard outlives it for the history window, so that a stale fact cannot bring it back. Its key is <cluster>/forgotten/<node>.
+type ResourceForgotten struct {
+	// Resource id, such as postgres/orders/node/pg-1.
+	Resource string `avro:"resource" json:"resource"`
+	// Sequence of the last accepted observation: only a greater one brings the resource back.
+	Sequence int64 `avro:"sequence" json:"sequence"`
+	// Broker append time of the tombstone; the guard holds for the history window from then on.
+	ForgottenAt time.Time `avro:"forgotten_at" json:"forgotten_at"`
 }
 
 // Restart the postgres of one node in place.
