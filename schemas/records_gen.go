@@ -25,6 +25,14 @@ func NewRecord(name string) any {
 		return new(CloneStandby)
 	case "ClusterPolicy":
 		return new(ClusterPolicy)
+	case "SynchronousSet":
+		return new(SynchronousSet)
+	case "EvidenceRef":
+		return new(EvidenceRef)
+	case "HeldDecision":
+		return new(HeldDecision)
+	case "NodeBackoff":
+		return new(NodeBackoff)
 	case "ClusterRecord":
 		return new(ClusterRecord)
 	case "CommandAccepted":
@@ -45,8 +53,6 @@ func NewRecord(name string) any {
 		return new(DiskUsage)
 	case "EnvelopeHeader":
 		return new(EnvelopeHeader)
-	case "EvidenceRef":
-		return new(EvidenceRef)
 	case "FailoverCluster":
 		return new(FailoverCluster)
 	case "FencePostgres":
@@ -154,6 +160,14 @@ func RecordName(v any) string {
 		return "CloneStandby"
 	case *ClusterPolicy:
 		return "ClusterPolicy"
+	case *SynchronousSet:
+		return "SynchronousSet"
+	case *EvidenceRef:
+		return "EvidenceRef"
+	case *HeldDecision:
+		return "HeldDecision"
+	case *NodeBackoff:
+		return "NodeBackoff"
 	case *ClusterRecord:
 		return "ClusterRecord"
 	case *CommandAccepted:
@@ -174,8 +188,6 @@ func RecordName(v any) string {
 		return "DiskUsage"
 	case *EnvelopeHeader:
 		return "EnvelopeHeader"
-	case *EvidenceRef:
-		return "EvidenceRef"
 	case *FailoverCluster:
 		return "FailoverCluster"
 	case *FencePostgres:

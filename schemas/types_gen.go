@@ -63,6 +63,21 @@ const (
 	CrashActionRestart  CrashAction = "RESTART"
 )
 
+// WorkflowKind is described in its .avsc file.
+type WorkflowKind string
+
+const (
+	WorkflowKindInitializeCluster WorkflowKind = "INITIALIZE_CLUSTER"
+	WorkflowKindCheckHealth       WorkflowKind = "CHECK_HEALTH"
+	WorkflowKindRestartNode       WorkflowKind = "RESTART_NODE"
+	WorkflowKindSwitchover        WorkflowKind = "SWITCHOVER"
+	WorkflowKindFailover          WorkflowKind = "FAILOVER"
+	WorkflowKindShutdownCluster   WorkflowKind = "SHUTDOWN_CLUSTER"
+	WorkflowKindStartCluster      WorkflowKind = "START_CLUSTER"
+	WorkflowKindRejoinNode        WorkflowKind = "REJOIN_NODE"
+	WorkflowKindReinitializeNode  WorkflowKind = "REINITIALIZE_NODE"
+)
+
 // RejectionReason is described in its .avsc file.
 type RejectionReason string
 
@@ -98,6 +113,7 @@ const (
 	OrderStatusDone     OrderStatus = "DONE"
 	OrderStatusFailed   OrderStatus = "FAILED"
 	OrderStatusRefused  OrderStatus = "REFUSED"
+	OrderStatusIssued   OrderStatus = "ISSUED"
 )
 
 // Liveness is described in its .avsc file.
@@ -139,21 +155,6 @@ const (
 	StopModeImmediate StopMode = "IMMEDIATE"
 )
 
-// WorkflowKind is described in its .avsc file.
-type WorkflowKind string
-
-const (
-	WorkflowKindInitializeCluster WorkflowKind = "INITIALIZE_CLUSTER"
-	WorkflowKindCheckHealth       WorkflowKind = "CHECK_HEALTH"
-	WorkflowKindRestartNode       WorkflowKind = "RESTART_NODE"
-	WorkflowKindSwitchover        WorkflowKind = "SWITCHOVER"
-	WorkflowKindFailover          WorkflowKind = "FAILOVER"
-	WorkflowKindShutdownCluster   WorkflowKind = "SHUTDOWN_CLUSTER"
-	WorkflowKindStartCluster      WorkflowKind = "START_CLUSTER"
-	WorkflowKindRejoinNode        WorkflowKind = "REJOIN_NODE"
-	WorkflowKindReinitializeNode  WorkflowKind = "REINITIALIZE_NODE"
-)
-
 // WorkflowStatus is described in its .avsc file.
 type WorkflowStatus string
 
@@ -164,6 +165,8 @@ const (
 	WorkflowStatusTimedOut   WorkflowStatus = "TIMED_OUT"
 	WorkflowStatusCancelled  WorkflowStatus = "CANCELLED"
 	WorkflowStatusReinstated WorkflowStatus = "REINSTATED"
+	WorkflowStatusPending    WorkflowStatus = "PENDING"
+	WorkflowStatusRejected   WorkflowStatus = "REJECTED"
 )
 
 // What every order carries besides its envelope: to whom, under which term, for which workflow, until when.
@@ -200,7 +203,7 @@ type ClusterMember struct {
 	FailoverPriority int32 `avro:"failover_priority" json:"failover_priority"`
 }
 
-// Initialise a data directory and start it as the first primary.
+// Initialise a data directory and start it as the first primary. On a data directory that an earlier BootstrapPrimary for this cluster made it only starts it as the primary of meta.term; any other content is REFUSED.
 type BootstrapPrimary struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -230,7 +233,7 @@ type CommandMeta struct {
 	RequestedBy string `avro:"requested_by" json:"requested_by"`
 	// Why, for the audit trail; may be empty.
 	Reason string `avro:"reason" json:"reason"`
-	// When the command is no longer wanted, by stream time. Null: after five minutes.
+	// When the command is no longer wanted, by stream time. Null: five minutes after the broker took it.
 	ExpiresAt *time.Time `avro:"expires_at" json:"expires_at"`
 	// Only validate and say what would be done.
 	DryRun bool `avro:"dry_run" json:"dry_run"`
@@ -244,13 +247,13 @@ type CheckHealth struct {
 	TimeoutMs int32 `avro:"timeout_ms" json:"timeout_ms"`
 }
 
-// Look at once and report an observation.
+// Look at once and report an observation with this order as last_order, DONE; while another order is RUNNING that one stays last_order and the fresh observation alone is the answer.
 type CheckNode struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
 }
 
-// Take a base backup from the primary and start it as a standby. Replaces whatever is in the data directory.
+// Take a base backup from the primary and start it as a standby. Replaces whatever is in the data directory. RUNNING with progress while it copies; after a restart of the agent an order that was running is reported FAILED. DONE once the receiver streams.
 type CloneStandby struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -282,6 +285,54 @@ type ClusterPolicy struct {
 	FailoverCooldownMs int64 `avro:"failover_cooldown_ms" json:"failover_cooldown_ms"`
 }
 
+// A set of synchronous standbys together with how many of them a commit waits for.
+type SynchronousSet struct {
+	// Node names, sorted: the n of ANY k (n).
+	Standbys []string `avro:"standbys" json:"standbys"`
+	// The k of ANY k (n); 0 while commits wait for nobody.
+	Count int32 `avro:"count" json:"count"`
+}
+
+// Where in the log something stands that a decision rests on.
+type EvidenceRef struct {
+	// Topic.
+	Topic string `avro:"topic" json:"topic"`
+	// Partition.
+	Partition int32 `avro:"partition" json:"partition"`
+	// Offset.
+	Offset int64 `avro:"offset" json:"offset"`
+	// What it says, for people.
+	Summary string `avro:"summary" json:"summary"`
+}
+
+// A decision not to act: what the orchestrator considered and what holds it back. Written once per change of reason.
+type HeldDecision struct {
+	// Stream time at which this reason began.
+	At time.Time `avro:"at" json:"at"`
+	// Workflow that was considered.
+	Kind WorkflowKind `avro:"kind" json:"kind"`
+	// Short constant, such as standby_streams, acknowledgements_missing, manual, backoff.
+	Code string `avro:"code" json:"code"`
+	// For people: what is held back, why, and what would release it.
+	Message string `avro:"message" json:"message"`
+	// Diagnosis at that time.
+	Analysis AnalysisCode `avro:"analysis" json:"analysis"`
+	// What it rests on.
+	Evidence []EvidenceRef `avro:"evidence" json:"evidence"`
+}
+
+// A node that is left alone for a while before it is worked on (again).
+type NodeBackoff struct {
+	// Node name.
+	Node string `avro:"node" json:"node"`
+	// Failed workflows for it in a row; 0: it is only being watched.
+	Failures int32 `avro:"failures" json:"failures"`
+	// Stream time at which it is worked on again.
+	Until time.Time `avro:"until" json:"until"`
+	// Why, for people.
+	Reason string `avro:"reason" json:"reason"`
+}
+
 // What the orchestrator has decided a cluster to be: the durable desired state.
 type ClusterRecord struct {
 	// Declared nodes.
@@ -290,13 +341,13 @@ type ClusterRecord struct {
 	Policy ClusterPolicy `avro:"policy" json:"policy"`
 	// Current term: the highest that was ever opened for this cluster.
 	Term int64 `avro:"term" json:"term"`
-	// Node that holds, or last held, the primary role by decision; empty before bootstrap.
+	// Node that holds, or last held, the primary role by decision; set when its promotion is authorised, before it is executed. Empty before bootstrap.
 	Primary string `avro:"primary" json:"primary"`
-	// Term under which it was made primary.
+	// Term under which its promotion was authorised. Below term while a revocation is open that has not authorised anybody.
 	PrimaryTerm int64 `avro:"primary_term" json:"primary_term"`
 	// Highest timeline id ever assigned.
 	Timeline int64 `avro:"timeline" json:"timeline"`
-	// Nodes of the synchronous set n.
+	// Nodes of the synchronous set n, sorted. Recorded before the primary is told.
 	SynchronousStandbys []string `avro:"synchronous_standbys" json:"synchronous_standbys"`
 	// k of the set in force.
 	SynchronousCount int32 `avro:"synchronous_count" json:"synchronous_count"`
@@ -310,6 +361,24 @@ type ClusterRecord struct {
 	LastFailoverAt *time.Time `avro:"last_failover_at" json:"last_failover_at"`
 	// Id of the workflow that owns the cluster now; empty if none.
 	ActiveWorkflow string `avro:"active_workflow" json:"active_workflow"`
+	// The set that the primary may still be running while it changes to synchronous_standbys; null when the change is confirmed. A revocation needs enough acknowledgements from both.
+	PreviousSynchronous *SynchronousSet `avro:"previous_synchronous" json:"previous_synchronous"`
+	// Timeline id of the least WAL position that every later primary must hold; 0 if none.
+	FloorTimeline int64 `avro:"floor_timeline" json:"floor_timeline"`
+	// LSN in bytes of that position: the greatest that was acknowledged when the present primary was authorised.
+	FloorLsn int64 `avro:"floor_lsn" json:"floor_lsn"`
+	// Last envelope sequence given to an event about this cluster; rises with each.
+	Sequence int64 `avro:"sequence" json:"sequence"`
+	// Ids of the health checks that run beside the workflow that owns the cluster.
+	Checks []string `avro:"checks" json:"checks"`
+	// What the orchestrator does not do at present, and why; null if nothing is held back.
+	Held *HeldDecision `avro:"held" json:"held"`
+	// Such decisions of the past, oldest first; at most 20.
+	HeldHistory []HeldDecision `avro:"held_history" json:"held_history"`
+	// Nodes that are left alone for a while, by name.
+	Backoffs []NodeBackoff `avro:"backoffs" json:"backoffs"`
+	// Term whose primary could not be restarted in place: it is not tried again under that term unless nobody else can serve. 0 if none.
+	RestartFailedTerm int64 `avro:"restart_failed_term" json:"restart_failed_term"`
 }
 
 // A command was understood and its workflow started.
@@ -360,7 +429,7 @@ type CommandRejected struct {
 	Message string `avro:"message" json:"message"`
 }
 
-// Change synchronous_standby_names and the slots of the primary.
+// Change synchronous_standby_names and the slots of the primary. DONE only when a marker commit that was made after the reload has been acknowledged under the new setting, and the observation shows it: the orchestrator then counts on every earlier acknowledged commit being on k of the new set.
 type ConfigureSynchronous struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -454,32 +523,24 @@ type EnvelopeHeader struct {
 	BootID string `avro:"boot_id" json:"boot_id"`
 }
 
-// Where in the log something stands that a decision rests on.
-type EvidenceRef struct {
-	// Topic.
-	Topic string `avro:"topic" json:"topic"`
-	// Partition.
-	Partition int32 `avro:"partition" json:"partition"`
-	// Offset.
-	Offset int64 `avro:"offset" json:"offset"`
-	// What it says, for people.
-	Summary string `avro:"summary" json:"summary"`
-}
-
 // Fail over now, although Regent would not do so by itself.
 type FailoverCluster struct {
 	// Who asks, why, until when.
 	Meta CommandMeta `avro:"meta" json:"meta"`
-	// Node to promote; null: the most advanced.
+	// Node to promote if it is among the most advanced; null: the most advanced. What is acknowledged goes first: a candidate that lacks WAL is passed over, and the history says so.
 	Candidate *string `avro:"candidate" json:"candidate"`
 }
 
-// Promise the term durably, stop following (or serving, on a primary) and report the end of valid WAL on disk.
+// Promise the term durably, stop following (or serving, on a primary) and report the end of valid WAL on disk. The acknowledgement is an observation with promised_term = meta.term, no receiver, an empty upstream, postmaster not running as a primary, and a wal_end that was measured after the receiver (or the server) was gone; an agent must not publish a wal_end together with the new promised_term before that, and timeline_history must belong to wal_end. Repeated under the same or another id it only reports again. A stopped server acknowledges, too.
 type FencePostgres struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
 	// Node whose term is revoked.
 	FormerPrimary string `avro:"former_primary" json:"former_primary"`
+	// The addressee is a live primary that hands over without loss: it issues a CHECKPOINT while it still serves, then stops with fast, so that its standbys receive everything.
+	Planned bool `avro:"planned" json:"planned"`
+	// How long a primary may take to stop with fast before it is stopped with immediate, milliseconds; 0: the agent chooses.
+	StopTimeoutMs int32 `avro:"stop_timeout_ms" json:"stop_timeout_ms"`
 }
 
 // One reason for a health that is not HEALTHY. Codes of nodes: silent, silent_but_streaming, unknown_status, no_data_directory, postmaster_crashed, postmaster_stopped, postmaster_starting, postmaster_stopping, not_accepting_connections, breaker_open, breaker_half_open, disk_full, disk_low, connections_exhausted, connections_saturated, not_streaming, diverged, replication_lag, replay_paused, slot_lost, slot_unreserved, slot_retains_wal, checksum_failures. Codes of clusters: the analysis in lower case.
@@ -530,7 +591,7 @@ type FleetState struct {
 	IssuesTotal int32 `avro:"issues_total" json:"issues_total"`
 }
 
-// Follow this primary; rewind or copy afresh where histories have diverged.
+// Follow this primary; rewind or copy afresh where histories have diverged. A server that still runs as a primary of a lower term is stopped and renounced first, as by FencePostgres; a stopped one is started. Whoever already follows this primary under this term reports DONE again without a restart. FAILED if histories have diverged beyond what is allowed. While it runs, the observation shows the order RUNNING with its progress; after a restart of the agent an order that was running is reported FAILED.
 type FollowPrimary struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -568,10 +629,18 @@ type IssuedOrder struct {
 	Node string `avro:"node" json:"node"`
 	// 1 for the first.
 	Attempt int32 `avro:"attempt" json:"attempt"`
-	// Stream time.
+	// Stream time of the last time that it was sent.
 	IssuedAt time.Time `avro:"issued_at" json:"issued_at"`
 	// Last known status.
 	Status OrderStatus `avro:"status" json:"status"`
+	// Sequence of the last observation of the node when the order was issued: an answer is newer.
+	ObservedSequence int64 `avro:"observed_sequence" json:"observed_sequence"`
+	// Start of the postmaster that ran when the order was issued; null if none ran.
+	PostmasterStartedAt *time.Time `avro:"postmaster_started_at" json:"postmaster_started_at"`
+	// Why it failed or was refused.
+	Message string `avro:"message" json:"message"`
+	// Run of the agent when the order was issued: another one without the order means that it was missed.
+	BootID string `avro:"boot_id" json:"boot_id"`
 }
 
 // The orchestrator lets a primary go on for one more lease.
@@ -962,7 +1031,7 @@ type PromotionEvidence struct {
 	Offset int64 `avro:"offset" json:"offset"`
 }
 
-// Become primary of the term. This is the only order that makes a server writable after bootstrap.
+// Become primary of the term. This is the only order that makes a server writable after bootstrap, besides ReinstatePrimary and StartPostgres(as_primary) for the incumbent. Sent again it keeps its id and content: there is one promotion per term. Whoever is already primary of this term reports DONE again. A stopped server with wal_end at or above min_lsn first starts as a standby from its own WAL, without an upstream, and is promoted then. DONE means: role PRIMARY under meta.term and connections are accepted; the observation must show term = meta.term.
 type PromotePostgres struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -986,7 +1055,7 @@ type ReinitializeNode struct {
 	Node string `avro:"node" json:"node"`
 }
 
-// A revocation is given up: the incumbent goes on as primary of the term.
+// A revocation is given up: the incumbent goes on as primary of the term, on its own timeline; it is started if it is stopped. This is the term's one promotion. DONE means: role PRIMARY under meta.term and connections are accepted; the observation must show term = meta.term. Whoever is already primary of this term reports DONE again.
 type ReinstatePrimary struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -1016,7 +1085,7 @@ type RestartNode struct {
 	Mode StopMode `avro:"mode" json:"mode"`
 }
 
-// Restart postgres in place under the same term.
+// Restart postgres in place under the same term. A stopped one is started, a stopped primary only if meta.term is its own. DONE when connections are accepted and postmaster_started_at has changed.
 type RestartPostgres struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -1040,7 +1109,7 @@ type StartCluster struct {
 	Meta CommandMeta `avro:"meta" json:"meta"`
 }
 
-// Start postgres as what it was; a former primary only if the term is still its own.
+// Start postgres as what it was; a former primary only if meta.term is still its own (which lifts the renunciation of that very term) and nothing higher was promised. One that already runs so reports DONE again.
 type StartPostgres struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -1048,7 +1117,7 @@ type StartPostgres struct {
 	AsPrimary bool `avro:"as_primary" json:"as_primary"`
 }
 
-// Shut postgres down.
+// Shut postgres down. One that is already down reports DONE. DONE means that no process of it is left.
 type StopPostgres struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`
@@ -1072,7 +1141,7 @@ type StreamTicked struct {
 type SwitchoverCluster struct {
 	// Who asks, why, until when.
 	Meta CommandMeta `avro:"meta" json:"meta"`
-	// Node to promote; null: the best standby.
+	// Node to promote; null: the best standby. If it cannot take over without loss, the switchover is given up and the primary reinstated.
 	Candidate *string `avro:"candidate" json:"candidate"`
 }
 
@@ -1090,7 +1159,7 @@ type WorkflowEvent struct {
 
 // One run of a decision table, resumable after a crash in any step.
 type Workflow struct {
-	// Workflow id.
+	// Workflow id; the id of the command where one asked for it.
 	ID string `avro:"id" json:"id"`
 	// Decision table.
 	Kind WorkflowKind `avro:"kind" json:"kind"`
@@ -1138,4 +1207,18 @@ type Workflow struct {
 	FinishedAt *time.Time `avro:"finished_at" json:"finished_at"`
 	// What happened, oldest first; at most 200.
 	History []WorkflowEvent `avro:"history" json:"history"`
+	// Node that the command asked for; empty if none.
+	Preferred string `avro:"preferred" json:"preferred"`
+	// How servers are shut down, where the workflow shuts any down.
+	Mode StopMode `avro:"mode" json:"mode"`
+	// What the step waits for at present, for people; each change is also a line of history.
+	WaitingFor string `avro:"waiting_for" json:"waiting_for"`
+	// How many terms it has opened.
+	Round int32 `avro:"round" json:"round"`
+	// The command as it was read, while the workflow is PENDING; null afterwards.
+	Request *[]byte `avro:"request" json:"request"`
+	// Broker append time of that command.
+	RequestAt *time.Time `avro:"request_at" json:"request_at"`
+	// Offset of that command.
+	RequestOffset int64 `avro:"request_offset" json:"request_offset"`
 }
