@@ -33,7 +33,7 @@
 //  2. Nothing is executed below the promise: not an order, not a door.
 //  3. A refused order changes nothing but the list of order results.
 //  4. Whatever changes durably is persisted before any other action of the same step.
-//  5. An order id is executed at most once, however often it is read.
+//  5. An order id is executed at most once, however often it is read; a promotion, which keeps its id, at most once with success.
 //  6. No WAL receiver attaches below the promise: an upstream is remembered only with the promised term, and raising the promise
 //     forgets it.
 //  7. At boot nothing becomes writable: a former primary stays down, and has renounced its term before that is said.

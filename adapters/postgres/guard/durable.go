@@ -78,6 +78,8 @@ type Durable struct {
 	Timelines []TimelineTerm `json:"timelines"`
 	// Data is what stands in the data directory.
 	Data DataStatus `json:"data"`
+	// Bootstrapped: the data directory was initialised here, and nothing but its first primary has run on it since.
+	Bootstrapped bool `json:"bootstrapped"`
 	// Held: stopped by an order, so it is not started without one.
 	Held bool `json:"held"`
 	// Running: the server was up, or on its way up, and was not asked to stop since. Found set at boot, it ended unseen.

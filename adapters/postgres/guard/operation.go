@@ -19,14 +19,17 @@ import (
 //	ReinstatePrimary     yes
 //	StartPostgres        no                  no longer held; a primary takes its renunciation back
 //	StopPostgres         no                  held; renounces if told to
-//	RestartPostgres      no
+//	RestartPostgres      no                  as StartPostgres
 //	ConfigureSynchronous no
 func (m *machine) begin(o Order) {
 	op := Operation{Work: Work(o.Type), Order: &o, WasPrimary: m.primary(), WasRunning: m.up()}
 	switch p := o.Payload.(type) {
 	case *schemas.BootstrapPrimary:
 		m.promise(p.Meta.Term)
-		m.Data, m.Held = DataBroken, false
+		m.Held = false
+		if m.Data != DataWhole {
+			m.Data = DataBroken
+		}
 	case *schemas.CloneStandby:
 		m.promise(p.Meta.Term)
 		op.Upstream = upstreamOf(p.Upstream, p.Slot, p.UpstreamTerm)
@@ -58,7 +61,11 @@ func (m *machine) begin(o Order) {
 			m.renounce()
 		}
 	case *schemas.RestartPostgres:
+		m.Held, m.Running = false, true
 		op.AsPrimary, op.Upstream = m.primary(), m.Upstream
+		if m.primary() && m.RenouncedTerm == m.Term {
+			m.RenouncedTerm = 0
+		}
 	case *schemas.ConfigureSynchronous:
 	}
 	m.note(o, schemas.OrderStatusRunning)
@@ -130,14 +137,14 @@ func (m *machine) throughErase(f DoorReached) {
 func (m *machine) forgetData(now DataStatus) {
 	m.renounce()
 	m.Data, m.Role, m.Term = now, schemas.NodeRoleUnknown, 0
-	m.Opening, m.Running, m.Held = false, false, false
+	m.Opening, m.Running, m.Held, m.Bootstrapped = false, false, false, false
 	m.Upstream, m.SystemIdentifier, m.WalEnd = Upstream{}, "", nil
 }
 
 // throughAttach: a standby of the operation's upstream.
 func (m *machine) throughAttach(op *Operation, f DoorReached) {
 	m.Data, m.Role, m.Term = DataWhole, schemas.NodeRoleStandby, op.Upstream.Term
-	m.Opening, m.Running, m.Held = false, true, false
+	m.Opening, m.Running, m.Held, m.Bootstrapped = false, true, false, false
 	m.Upstream, m.WalEnd = op.Upstream, nil
 	if f.SystemIdentifier != "" {
 		m.SystemIdentifier = f.SystemIdentifier
@@ -151,6 +158,7 @@ func (m *machine) throughOpen(op *Operation, f DoorReached) {
 	switch op.Work {
 	case orderPromote, orderBootstrap, orderReinstate:
 		m.Opening = op.Work == orderPromote
+		m.Bootstrapped = op.Work == orderBootstrap || op.Work == orderReinstate && m.Bootstrapped
 		m.Role, m.Term = schemas.NodeRolePrimary, m.PromisedTerm
 	default:
 		invariant.Assert(m.primary() && m.Term == m.PromisedTerm, "%s opens a server in role %s of term %d under promise %d", op.Work, m.Role, m.Term, m.PromisedTerm)

@@ -153,6 +153,20 @@ func (s *State) primary() bool { return s.Role == schemas.NodeRolePrimary }
 // standby says whether it is a standby.
 func (s *State) standby() bool { return s.Role == schemas.NodeRoleStandby }
 
+// LastOrder returns the result of the order that is being carried out, else of the last one that was heard of; nil if none was.
+func (s *State) LastOrder() *schemas.OrderResult {
+	recent := s.RecentOrders(MaxOrders)
+	if len(recent) == 0 {
+		return nil
+	}
+	for i := range recent {
+		if op := s.Operation; op != nil && op.Order != nil && op.Order.ID == recent[i].OrderID {
+			return &recent[i]
+		}
+	}
+	return &recent[0]
+}
+
 // RecentOrders returns up to n order results, newest first, with the progress of the running one.
 func (s *State) RecentOrders(n int) []schemas.OrderResult {
 	recent := make([]schemas.OrderResult, 0, n)

@@ -106,7 +106,7 @@ func firstOf(rules []rule, c *situation) *rule {
 // generalRules apply to every order, when it is read and, but for G2, again when its turn comes.
 var generalRules = []rule{
 	{number: "G1", when: "addressed to another node", verdict: verdictIgnore, holds: func(c *situation) bool { return c.o.Meta.Node != c.s.Node }},
-	{number: "G2", when: "its id is known", verdict: verdictRepeat, holds: func(c *situation) bool { return !c.turn && c.s.order(c.o.ID) != nil }},
+	{number: "G2", when: "its id is known", verdict: verdictRepeat, holds: known},
 	{
 		number: "G3", when: "malformed", verdict: verdictRefuse, holds: func(c *situation) bool { return malformed(c.o) != nil },
 		why: func(c *situation) string { return "malformed: " + malformed(c.o).Error() },
@@ -147,8 +147,8 @@ var orderRules = []rule{
 		holds: func(c *situation) bool { return c.holdsTerm() && !c.s.Opening && c.s.running() },
 	},
 	{
-		number: "B2", orders: []string{orderBootstrap}, when: "there is a data directory with a role", verdict: verdictRefuse,
-		holds: func(c *situation) bool { return c.s.Data == DataWhole || c.s.Role != schemas.NodeRoleUnknown },
+		number: "B2", orders: []string{orderBootstrap}, when: "there is a data directory that was not bootstrapped here", verdict: verdictRefuse,
+		holds: func(c *situation) bool { return c.s.Data == DataWhole && !c.s.Bootstrapped },
 		why:   says("there is a data directory already (role %s, term %d); Regent never initialises over one. Remove it by hand, or clone this node", roleNow, ownTerm),
 	},
 	{number: "B3", orders: []string{orderBootstrap}, holds: always, verdict: verdictExecute},
@@ -239,7 +239,7 @@ var orderRules = []rule{
 		},
 	},
 	{
-		number: "S2", orders: []string{orderStart}, when: "it has no role or no usable data", verdict: verdictRefuse,
+		number: "S2", orders: []string{orderStart, orderRestart}, when: "it has no role or no usable data", verdict: verdictRefuse,
 		holds: func(c *situation) bool { return c.s.Role == schemas.NodeRoleUnknown || c.s.Data != DataWhole },
 		why:   says("there is nothing to start (role %s, data directory %s); bootstrap or clone this node", roleNow, dataStatus),
 	},
@@ -276,12 +276,7 @@ var orderRules = []rule{
 		holds: func(c *situation) bool { return c.s.primary() && (!c.holdsTerm() || c.s.Opening) },
 		why:   says("this node was made primary in term %d, not in term %d, or its promotion is not finished", ownTerm, orderTerm),
 	},
-	{
-		number: "X2", orders: []string{orderRestart}, when: "it does not run", verdict: verdictRefuse,
-		holds: func(c *situation) bool { return !c.s.running() },
-		why:   says("the server does not run; start it"),
-	},
-	{number: "X3", orders: []string{orderRestart}, holds: always, verdict: verdictExecute},
+	{number: "X2", orders: []string{orderRestart}, holds: always, verdict: verdictExecute},
 
 	{
 		number: "Y1", orders: []string{orderConfigure}, when: "it is not the primary of that term", verdict: verdictRefuse,
@@ -294,6 +289,17 @@ var orderRules = []rule{
 		why:   says("the server does not run; start it"),
 	},
 	{number: "Y3", orders: []string{orderConfigure}, holds: always, verdict: verdictExecute},
+}
+
+// known says whether the order was read before. A promotion is the exception: a term has one, which keeps its id when it is sent
+// again, so one that did not come to pass is looked at anew.
+func known(c *situation) bool {
+	result := c.s.order(c.o.ID)
+	if c.turn || result == nil {
+		return false
+	}
+	over := result.Status == schemas.OrderStatusFailed || result.Status == schemas.OrderStatusRefused
+	return !over || c.o.Type != orderPromote && c.o.Type != orderReinstate
 }
 
 // clonedAlready says whether an earlier attempt of the same step was done, and its result still stands.

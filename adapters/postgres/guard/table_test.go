@@ -77,6 +77,7 @@ func states() []State {
 							}
 							if variant&4 != 0 {
 								s.Opening = role == schemas.NodeRolePrimary
+								s.Bootstrapped = variant&1 != 0 && role == schemas.NodeRolePrimary
 								s.record(schemas.OrderResult{OrderID: orderID(99), OrderType: orderClone, WorkflowID: "w", Term: promised, Status: schemas.OrderStatusDone})
 								s.ShuttingDown = variant == 7
 							}
