@@ -1,0 +1,5 @@
+package embedded
+
+const childEnv = "REGENT_EMBEDDED_CHILD"
+
+func runChild(string) int { return 2 }
