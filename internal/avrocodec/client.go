@@ -238,5 +238,5 @@ func (c *Client) explain(operation string, err error) error {
 		}
 		return fmt.Errorf("schema registry at %s: %s: it answered %d: %w (%s)", c.urls, operation, response.StatusCode, err, hint)
 	}
-	return fmt.Errorf("schema registry at %s: %s: it cannot be reached: %w (is it up, and is the address right?)", c.urls, operation, err)
+	return fmt.Errorf("schema registry at %s: %s: %w (is it up, and is the address right?): %w", c.urls, operation, ErrUnreachable, err)
 }

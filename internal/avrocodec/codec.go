@@ -64,6 +64,8 @@ const (
 var (
 	// ErrUnknownSchema says that the registry answered, and that it has no usable schema of that id.
 	ErrUnknownSchema = errors.New("the schema registry has no self-contained Avro schema of this id")
+	// ErrUnreachable says that no registry answered in time. A retry can help.
+	ErrUnreachable = errors.New("the schema registry does not answer")
 	// ErrNotRegistered says that a schema is not registered under its subject.
 	ErrNotRegistered = errors.New("the schema is not registered")
 )

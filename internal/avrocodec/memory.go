@@ -96,7 +96,10 @@ func (r *MemoryRegistry) CheckCompatible(_ context.Context, subject, schema stri
 	for _, id := range r.subjects[subject] {
 		versions = append(versions, r.schemas[id-1])
 	}
-	return CheckMode(mode, schema, versions)
+	if err := CheckMode(mode, schema, versions); err != nil {
+		return &IncompatibleError{Subject: subject, Reasons: []string{err.Error()}}
+	}
+	return nil
 }
 
 // Versions returns the schemas of a subject, oldest first; none if the subject does not exist.

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/regent-infra/regent/internal/record"
 )
@@ -77,9 +78,12 @@ type Group struct {
 	Coordinator int32
 }
 
+// adminMetadataAge is for how long an answer may come from the library's cache.
+const adminMetadataAge = 10 * time.Millisecond
+
 // NewAdmin returns an admin. It does not connect yet.
 func NewAdmin(config Config) (*Admin, error) {
-	client, err := config.client()
+	client, err := config.client(kgo.MetadataMinAge(adminMetadataAge))
 	if err != nil {
 		return nil, err
 	}
@@ -126,31 +130,41 @@ func (a *Admin) Cluster(ctx context.Context) (Cluster, error) {
 // Topics describes the named topics, or all if none is named. One that does not exist is absent.
 func (a *Admin) Topics(ctx context.Context, names ...string) (map[string]Topic, error) {
 	return bounded(ctx, a, "describe topics", func(ctx context.Context) (map[string]Topic, error) {
-		details, err := a.admin.ListTopicsWithInternal(ctx, names...)
+		// Asked directly: the library's own listing answers from its cache, which does not know what was created just now.
+		request := kmsg.NewPtrMetadataRequest()
+		request.AllowAutoTopicCreation = false
+		for _, name := range names {
+			topic := kmsg.NewMetadataRequestTopic()
+			topic.Topic = kmsg.StringPtr(name)
+			request.Topics = append(request.Topics, topic)
+		}
+		response, err := request.RequestWith(ctx, a.client)
 		if err != nil {
 			return nil, err
 		}
-		topics := make(map[string]Topic, len(details))
-		for name, detail := range details {
-			if errors.Is(detail.Err, kerr.UnknownTopicOrPartition) {
+		topics := make(map[string]Topic, len(response.Topics))
+		for i := range response.Topics {
+			topic := &response.Topics[i]
+			err := kerr.ErrorForCode(topic.ErrorCode)
+			if errors.Is(err, kerr.UnknownTopicOrPartition) || topic.Topic == nil {
 				continue
 			}
-			if detail.Err != nil {
-				return nil, fmt.Errorf("topic %s: %w", name, detail.Err)
+			if err != nil {
+				return nil, fmt.Errorf("topic %s: %w", *topic.Topic, err)
 			}
-			topics[name] = describe(name, detail)
+			topics[*topic.Topic] = describe(topic)
 		}
 		return topics, nil
 	})
 }
 
-func describe(name string, detail kadm.TopicDetail) Topic {
+func describe(of *kmsg.MetadataResponseTopic) Topic {
 	topic := Topic{
-		Name: name, ID: detail.ID, Internal: detail.IsInternal,
-		Partitions:        int32(len(detail.Partitions)),          //nolint:gosec // brokers allow far fewer
-		ReplicationFactor: int16(detail.Partitions.NumReplicas()), //nolint:gosec // as many as brokers
+		Name: *of.Topic, ID: of.TopicID, Internal: of.IsInternal,
+		Partitions: int32(len(of.Partitions)), //nolint:gosec // brokers allow far fewer
 	}
-	for _, p := range detail.Partitions {
+	for _, p := range of.Partitions {
+		topic.ReplicationFactor = max(topic.ReplicationFactor, int16(len(p.Replicas))) //nolint:gosec // as many as brokers
 		if len(p.ISR) < len(p.Replicas) {
 			topic.UnderReplicated++
 		}

@@ -17,6 +17,8 @@ var (
 	ErrUnreachable = errors.New("no broker answers")
 	// ErrUnknownTopic says that a topic or partition does not exist.
 	ErrUnknownTopic = errors.New("no such topic or partition")
+	// ErrTopicExists says that a topic is there already, or is still being deleted.
+	ErrTopicExists = errors.New("the topic exists")
 	// ErrUnauthorized says that the brokers refuse these credentials, or what they may do. A retry cannot help.
 	ErrUnauthorized = errors.New("not authorized")
 	// ErrOutcomeUnknown says that a record may or may not have been written.
@@ -56,6 +58,8 @@ func explainAnswer(at, operation string, answer *kerr.Error, err error) error {
 	switch answer {
 	case kerr.UnknownTopicOrPartition, kerr.UnknownTopicID:
 		return fmt.Errorf("%s: %s: %w (run `regent topics plan`): %w", at, operation, ErrUnknownTopic, err)
+	case kerr.TopicAlreadyExists:
+		return fmt.Errorf("%s: %s: %w: %w", at, operation, ErrTopicExists, err)
 	case kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState:
 		return fmt.Errorf("%s: %s: %w (check the SASL mechanism, user and password file): %w", at, operation, ErrUnauthorized, err)
 	case kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed:

@@ -1,15 +1,12 @@
-// Package topics declares the topics of Regent and makes a broker and a schema registry agree with the declaration.
+// Package topics declares the topics of Regent: names, keys, payloads, compatibility, partitions and settings.
 //
 // topics.yaml at the root of the project is the source. [Default] is what was built into the binary; [Parse] reads another
 // one strictly and reports all its faults together. Everything that names a topic uses the helpers here ([Observations], …), so
 // that a name is written down in two places only: topics.yaml and this package, and a test compares them.
 //
-// [MakePlan] compares a [Set] with what is there and returns the steps, in order, that would make both agree; [Plan.String] is what a
-// person reads before anything happens; [Apply] carries the steps out.
+// Package topicplan makes a broker and a schema registry agree with a [Set].
 //
-// Invariants: (1) a plan of what was just applied is empty; (2) nothing that loses or reorders data happens unless the topic was
-// allowed by name; (3) schemas are registered only after the registry has judged them compatible; (4) topics that Regent did not
-// declare are never touched.
+// Invariants: (1) all topics of a kind have one partition count; (2) a set that [Parse] returns has no fault; (3) a set never changes.
 package topics
 
 import (
