@@ -1,0 +1,353 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/regent-infra/regent/internal/record"
+	"github.com/regent-infra/regent/internal/stream"
+)
+
+// Defaults of [SessionConfig].
+const (
+	DefaultSessionTimeout     = 6 * time.Second
+	DefaultHeartbeatInterval  = 500 * time.Millisecond
+	DefaultTransactionTimeout = 10 * time.Second
+	DefaultFetchWait          = 250 * time.Millisecond
+)
+
+// SessionConfig adjusts the sessions of a task runtime. InstanceID is required; the rest has defaults.
+type SessionConfig struct {
+	// InstanceID names this process among all that run the same processor, over restarts. The transactional id derives from it, so
+	// that the next incarnation fences the one before. Keep it outside of checkpoints: two processes with one id throw each
+	// other out.
+	InstanceID string
+	// SessionTimeout is how long the group waits for a member that is silent. Default 6 s, at most 6 s.
+	SessionTimeout time.Duration
+	// HeartbeatInterval is how often a member reports, and so how soon it learns of a rebalance. Default 500 ms.
+	HeartbeatInterval time.Duration
+	// TransactionTimeout is after what time the broker aborts a transaction whose producer is gone: it bounds how long readers of
+	// committed records can be held up. Default 10 s.
+	TransactionTimeout time.Duration
+	// FetchWait is how long a broker holds a fetch that finds nothing. It delays no record, but a partition that is resumed may wait that
+	// long for its first fetch. Default 250 ms.
+	FetchWait time.Duration
+	// Compression of what is produced is none (the default), lz4, zstd or snappy.
+	Compression string
+	// Logger takes the session's log. Default: none.
+	Logger *slog.Logger
+}
+
+func (c SessionConfig) withDefaults() SessionConfig {
+	if c.SessionTimeout == 0 {
+		c.SessionTimeout = DefaultSessionTimeout
+	}
+	if c.HeartbeatInterval == 0 {
+		c.HeartbeatInterval = min(DefaultHeartbeatInterval, c.SessionTimeout/4)
+	}
+	if c.TransactionTimeout == 0 {
+		c.TransactionTimeout = DefaultTransactionTimeout
+	}
+	if c.FetchWait == 0 {
+		c.FetchWait = DefaultFetchWait
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate reports every fault of the configuration together.
+func (c SessionConfig) Validate() error {
+	var faults []error
+	add := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.InstanceID == "" {
+		add("the instance id is empty, expected a name that is unique and stays over restarts")
+	}
+	d := c.withDefaults()
+	if d.SessionTimeout <= 0 || d.SessionTimeout > DefaultSessionTimeout {
+		add("the session timeout is %s, expected more than 0 and at most %s", d.SessionTimeout, DefaultSessionTimeout)
+	}
+	if d.HeartbeatInterval <= 0 || d.HeartbeatInterval >= d.SessionTimeout {
+		add("the heartbeat interval is %s, expected more than 0 and less than the session timeout %s", d.HeartbeatInterval, d.SessionTimeout)
+	}
+	if d.TransactionTimeout <= 0 {
+		add("the transaction timeout is %s, expected more than 0", d.TransactionTimeout)
+	}
+	if d.FetchWait <= 0 {
+		add("the fetch wait is %s, expected more than 0", d.FetchWait)
+	}
+	if _, err := compression(d.Compression); err != nil {
+		faults = append(faults, err)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("configure the sessions: %w", err)
+	}
+	return nil
+}
+
+// Log makes sessions for task runtimes; it implements [stream.Log].
+type Log struct {
+	config  Config
+	session SessionConfig
+
+	mu sync.Mutex
+	// members are the member ids that this process has had, so that it knows its own from another process's with the same
+	// instance id; by group.
+	members map[string]string
+}
+
+var _ stream.Log = (*Log)(nil)
+
+// NewLog returns a log. It does not connect yet.
+func NewLog(config Config, session SessionConfig) (*Log, error) {
+	if err := errors.Join(config.Validate(), session.Validate()); err != nil {
+		return nil, err
+	}
+	return &Log{config: config.withDefaults(), session: session.withDefaults(), members: map[string]string{}}, nil
+}
+
+// session is one membership of a group with its transactions. It uses three clients, because each has one task that the others would
+// disturb:
+//
+//	member   joins the group and never fetches; sends ticks, asks what has to be asked
+//	reader   fetches the partitions that the runtime resumes, from exactly the offsets that it says
+//	writer   holds the transactional id
+//
+// The library's own GroupTransactSession does all with one, and so can only commit the head of everything that was polled, only start where
+// the group's offsets say, and asks for a heartbeat in each commit. Here the runtime says which offsets a transaction carries. Safety rests
+// on the same two things as there: the broker refuses the offsets of a member whose generation has passed, and whoever gets a partition
+// next waits until no transaction has offsets for it open (RequireStable).
+type session struct {
+	log    *Log
+	spec   stream.SessionSpec
+	config SessionConfig
+	slog   *slog.Logger
+
+	member *kgo.Client
+	reader *kgo.Client
+	writer *kgo.Client
+	admin  *kadm.Client
+
+	clusterID  string
+	partitions map[string]int32    // of the inputs
+	topicIDs   map[string][16]byte // of the inputs
+	tv2        bool                // transaction.version is 2 or higher (KIP-890)
+
+	// mu is held from the check of the assignment until the broker has taken the offsets, so that no partition can be given away
+	// in between.
+	mu       sync.Mutex
+	owned    map[string]map[int32]bool
+	tasks    map[int32]bool
+	assigned []int32 // to be reported by Poll
+	revoked  []int32
+	failed   error // ends the session
+	cancel   context.CancelFunc
+	woken    bool
+
+	began    atomic.Bool // a transaction has records
+	reading  map[record.TopicPartition]bool
+	troubled atomic.Pointer[trouble]
+}
+
+// trouble is why the last attempt to connect to a broker failed.
+type trouble struct{ err error }
+
+// Connect implements [stream.Log].
+func (l *Log) Connect(ctx context.Context, spec stream.SessionSpec) (stream.Session, error) {
+	s := &session{
+		log: l, spec: spec, config: l.session,
+		slog:    l.session.Logger.With(slog.String("group", spec.Group)),
+		owned:   map[string]map[int32]bool{},
+		tasks:   map[int32]bool{},
+		reading: map[record.TopicPartition]bool{},
+	}
+	if err := s.connect(ctx); err != nil {
+		s.closeClients()
+		return nil, classify(l.config.explain("connect for group "+spec.Group, err))
+	}
+	return s, nil
+}
+
+func (s *session) connect(ctx context.Context) (err error) {
+	if s.member, err = s.client(s.memberOptions()...); err != nil {
+		return err
+	}
+	if s.reader, err = s.client(s.readerOptions()...); err != nil {
+		return err
+	}
+	if s.writer, err = s.client(s.writerOptions()...); err != nil {
+		return err
+	}
+	s.admin = kadm.NewClient(s.member)
+	ctx, cancel := context.WithTimeout(ctx, s.log.config.RequestTimeout)
+	defer cancel()
+	meta, err := s.admin.BrokerMetadata(ctx)
+	if err != nil {
+		return err
+	}
+	s.clusterID = meta.Cluster
+	details, err := s.admin.ListTopics(ctx, s.spec.Inputs...)
+	if err != nil {
+		return err
+	}
+	s.partitions, s.topicIDs = map[string]int32{}, map[string][16]byte{}
+	for name, d := range details {
+		s.topicIDs[name] = d.ID
+		s.partitions[name] = int32(len(d.Partitions)) //nolint:gosec // brokers allow far fewer
+	}
+	return s.findTransactionVersion(ctx)
+}
+
+// clientID tells the members of one instance from all others, see evict.
+func (s *session) clientID() string { return s.spec.Group + "/" + s.config.InstanceID }
+
+func (s *session) client(more ...kgo.Opt) (*kgo.Client, error) {
+	config := s.log.config
+	config.ClientID = s.clientID()
+	return config.client(append(more, kgo.WithHooks(&connectHook{s}))...)
+}
+
+func (s *session) memberOptions() []kgo.Opt {
+	return []kgo.Opt{
+		kgo.ConsumerGroup(s.spec.Group),
+		kgo.Balancers(copartition{single: s.spec.Single}),
+		kgo.DisableAutoCommit(),
+		kgo.SessionTimeout(s.config.SessionTimeout),
+		kgo.RebalanceTimeout(s.config.SessionTimeout),
+		kgo.HeartbeatInterval(s.config.HeartbeatInterval),
+		kgo.OnPartitionsAssigned(s.onAssigned),
+		kgo.OnPartitionsRevoked(s.onRevoked),
+		kgo.OnPartitionsLost(s.onRevoked),
+		kgo.WithHooks(&groupHook{s}),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerLinger(0),
+		kgo.RecordDeliveryTimeout(s.config.SessionTimeout),
+	}
+}
+
+func (s *session) readerOptions() []kgo.Opt {
+	return []kgo.Opt{
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(s.config.FetchWait),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()), // an offset that is not there must not be replaced by another one
+		kgo.KeepControlRecords(),                    // a partition that ends in a marker would never look read to its end
+	}
+}
+
+func (s *session) writerOptions() []kgo.Opt {
+	codec, _ := compression(s.config.Compression) //nolint:errcheck // Validate has looked at it
+	return []kgo.Opt{
+		kgo.TransactionalID(s.spec.Group + "/" + s.config.InstanceID),
+		kgo.TransactionTimeout(s.config.TransactionTimeout),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerLinger(0),
+		kgo.ProducerBatchCompression(codec),
+		kgo.MaxBufferedRecords(100_000),
+		kgo.ConcurrentTransactionsBackoff(2 * time.Millisecond),
+	}
+}
+
+// ClusterID implements [stream.Session].
+func (s *session) ClusterID() string { return s.clusterID }
+
+// Join implements [stream.Session].
+func (s *session) Join(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, s.log.config.RequestTimeout)
+	defer cancel()
+	// First the transactional id: that aborts what an earlier incarnation has left open. Joined first, the group could give us
+	// partitions whose offsets stay unstable until that transaction times out.
+	if _, _, err := s.writer.ProducerID(bounded); err != nil {
+		return classify(s.log.config.explain("initialise the transactional id "+s.clientID(), err))
+	}
+	if err := s.evict(bounded); err != nil {
+		return classify(s.log.config.explain("take dead members out of group "+s.spec.Group, err))
+	}
+	s.member.PauseFetchTopics(s.spec.Inputs...)
+	s.member.AddConsumeTopics(s.spec.Inputs...)
+	return nil
+}
+
+// evict removes what earlier incarnations of this instance have left in the group; it would hold up the join until its session times out. A
+// member of this instance that appeared after one of our own is another process with the same id, which cannot be right.
+func (s *session) evict(ctx context.Context) error {
+	groups, err := s.admin.DescribeGroups(ctx, s.spec.Group)
+	if err != nil {
+		return err
+	}
+	g := groups[s.spec.Group]
+	if g.Err != nil {
+		if errors.Is(g.Err, kerr.GroupIDNotFound) {
+			return nil
+		}
+		return g.Err
+	}
+	s.log.mu.Lock()
+	own := s.log.members[s.spec.Group]
+	s.log.mu.Unlock()
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = s.spec.Group
+	for _, m := range g.Members {
+		if m.ClientID != s.clientID() {
+			continue
+		}
+		if own != "" && m.MemberID != own {
+			return &stream.FatalError{Err: fmt.Errorf("another process has joined group %s as instance %q; give each process an id of its own",
+				s.spec.Group, s.config.InstanceID)}
+		}
+		lm := kmsg.NewLeaveGroupRequestMember()
+		lm.MemberID = m.MemberID
+		req.Members = append(req.Members, lm)
+	}
+	if len(req.Members) == 0 {
+		return nil
+	}
+	s.slog.Info("removing members that an earlier incarnation of this instance left in the group", slog.Int("members", len(req.Members)))
+	resp, err := req.RequestWith(ctx, s.member)
+	if err != nil {
+		return err
+	}
+	for _, m := range resp.Members {
+		if err := kerr.ErrorForCode(m.ErrorCode); err != nil && !errors.Is(err, kerr.UnknownMemberID) {
+			return err
+		}
+	}
+	return kerr.ErrorForCode(resp.ErrorCode)
+}
+
+// Trouble implements [stream.Session].
+func (s *session) Trouble() error {
+	if t := s.troubled.Load(); t != nil {
+		return t.err
+	}
+	return nil
+}
+
+// Close implements [stream.Session].
+func (s *session) Close(ctx context.Context) error {
+	err := s.Abort(ctx)
+	if left := s.member.LeaveGroupContext(ctx); left != nil && err == nil {
+		err = fmt.Errorf("leave group %s: %w", s.spec.Group, left)
+	}
+	s.closeClients()
+	return err
+}
+
+func (s *session) closeClients() {
+	for _, c := range []*kgo.Client{s.writer, s.reader, s.member} {
+		if c != nil {
+			c.CloseAllowingRebalance()
+		}
+	}
+}

@@ -1,0 +1,287 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/regent-infra/regent/internal/record"
+	"github.com/regent-infra/regent/internal/stream"
+)
+
+// findTransactionVersion asks which way transactions take here. From version 2 on (KIP-890) the broker adds the group to a transaction by
+// itself, and raises the producer's epoch with each one.
+func (s *session) findTransactionVersion(ctx context.Context) error {
+	req := kmsg.NewPtrApiVersionsRequest()
+	req.ClientSoftwareName, req.ClientSoftwareVersion = "regent", "1"
+	resp, err := req.RequestWith(ctx, s.member)
+	if err != nil {
+		return err
+	}
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return err
+	}
+	for _, f := range resp.FinalizedFeatures {
+		if f.Name == "transaction.version" && f.MaxVersionLevel >= 2 {
+			s.tv2 = true
+		}
+	}
+	return nil
+}
+
+// Produce implements [stream.Session].
+func (s *session) Produce(rec record.Record, done func(offset int64, err error)) {
+	if !s.began.Load() {
+		if err := s.writer.BeginTransaction(); err != nil {
+			done(0, fmt.Errorf("begin a transaction: %w", err))
+			return
+		}
+		s.began.Store(true)
+	}
+	s.writer.Produce(context.Background(), toClient(&rec), func(r *kgo.Record, err error) {
+		if err != nil {
+			err = fmt.Errorf("write to %s/%d: %w", r.Topic, r.Partition, err)
+		}
+		done(r.Offset, classify(err))
+	})
+}
+
+// Flush implements [stream.Session].
+func (s *session) Flush(ctx context.Context) error {
+	if !s.began.Load() {
+		return nil
+	}
+	if err := s.writer.Flush(ctx); err != nil {
+		return s.log.config.explain("write the outputs of a transaction", err)
+	}
+	return nil
+}
+
+// Commit implements [stream.Session].
+func (s *session) Commit(ctx context.Context, tasks []int32, offsets []stream.OffsetCommit) (stream.Outcome, error) {
+	if !s.began.Load() {
+		return s.commitAlone(ctx, tasks, offsets)
+	}
+	if err := s.sendOffsets(ctx, tasks, offsets); err != nil {
+		// Nothing has been decided: the end was not sent.
+		if aborted := s.Abort(ctx); aborted != nil {
+			return stream.TransactionUnknown, errors.Join(err, aborted)
+		}
+		return stream.TransactionAborted, err
+	}
+	err := s.writer.EndTransaction(ctx, kgo.TryCommit)
+	if err == nil {
+		s.began.Store(false)
+		return stream.TransactionCommitted, nil
+	}
+	err = s.log.config.explain("end a transaction", err)
+	if errors.Is(err, kerr.TransactionAbortable) || errors.Is(err, kerr.OperationNotAttempted) {
+		if aborted := s.Abort(ctx); aborted == nil {
+			return stream.TransactionAborted, err
+		}
+	}
+	return stream.TransactionUnknown, classify(err)
+}
+
+// Abort implements [stream.Session].
+func (s *session) Abort(ctx context.Context) error {
+	if !s.began.Load() {
+		return nil
+	}
+	if err := s.writer.AbortBufferedRecords(ctx); err != nil {
+		return s.log.config.explain("abort a transaction", err)
+	}
+	if err := s.writer.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		return classify(s.log.config.explain("abort a transaction", err))
+	}
+	s.began.Store(false)
+	return nil
+}
+
+// hold takes the lock under which no partition can be given away, after a check that the tasks are still ours. It returns who we are in the
+// group.
+func (s *session) hold(tasks []int32) (member string, generation int32, release func(), err error) {
+	s.mu.Lock()
+	for _, id := range tasks {
+		// A task that is back after it was revoked is another one than the caller knows.
+		if !s.tasks[id] || contains(s.revoked, id) || contains(s.assigned, id) {
+			s.mu.Unlock()
+			return "", 0, nil, fmt.Errorf("task %d: %w", id, stream.ErrRevoked)
+		}
+	}
+	member, generation = s.member.GroupMetadata()
+	if member == "" || generation < 0 {
+		s.mu.Unlock()
+		return "", 0, nil, fmt.Errorf("not a member of group %s at the moment: %w", s.spec.Group, stream.ErrRevoked)
+	}
+	return member, generation, s.mu.Unlock, nil
+}
+
+func contains(list []int32, id int32) bool {
+	for _, x := range list {
+		if x == id {
+			return true
+		}
+	}
+	return false
+}
+
+// sendOffsets puts the offsets into the transaction. The generation in it is the fence: the broker refuses it when the group has moved on.
+func (s *session) sendOffsets(ctx context.Context, tasks []int32, offsets []stream.OffsetCommit) error {
+	member, generation, release, err := s.hold(tasks)
+	if err != nil {
+		return err
+	}
+	defer release()
+	id, epoch, err := s.writer.ProducerID(ctx)
+	if err != nil {
+		return fmt.Errorf("put offsets into a transaction: %w", err)
+	}
+	if !s.tv2 {
+		if err := s.addGroup(ctx, id, epoch); err != nil {
+			return err
+		}
+	}
+	req := kmsg.NewPtrTxnOffsetCommitRequest()
+	req.TransactionalID = s.clientID()
+	req.Group = s.spec.Group
+	req.ProducerID, req.ProducerEpoch = id, epoch
+	req.MemberID, req.Generation = member, generation
+	for topic, list := range byTopic(offsets) {
+		rt := kmsg.NewTxnOffsetCommitRequestTopic()
+		rt.Topic, rt.TopicID = topic, s.topicIDs[topic]
+		for _, o := range list {
+			rp := kmsg.NewTxnOffsetCommitRequestTopicPartition()
+			rp.Partition, rp.Offset, rp.Metadata = o.Partition, o.Offset, kmsg.StringPtr(o.Metadata)
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	return s.again(ctx, "put offsets into a transaction", func() error {
+		resp, err := req.RequestWith(ctx, s.writer)
+		if err != nil {
+			return err
+		}
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					return fmt.Errorf("%s/%d: %w", t.Topic, p.Partition, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// addGroup announces that offsets of the group will be part of the transaction.
+func (s *session) addGroup(ctx context.Context, id int64, epoch int16) error {
+	req := kmsg.NewPtrAddOffsetsToTxnRequest()
+	req.TransactionalID, req.Group = s.clientID(), s.spec.Group
+	req.ProducerID, req.ProducerEpoch = id, epoch
+	return s.again(ctx, "add the group to a transaction", func() error {
+		resp, err := req.RequestWith(ctx, s.writer)
+		if err != nil {
+			return err
+		}
+		return kerr.ErrorForCode(resp.ErrorCode)
+	})
+}
+
+// again repeats a request as long as the coordinator is busy with what went before.
+func (s *session) again(ctx context.Context, operation string, do func() error) error {
+	for {
+		err := do()
+		if !errors.Is(err, kerr.ConcurrentTransactions) && !errors.Is(err, kerr.CoordinatorLoadInProgress) {
+			return fenced(s.log.config.explain(operation, err))
+		}
+		if err := pause(ctx, 2*time.Millisecond); err != nil {
+			return s.log.config.explain(operation, err)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	ctx2, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx2.Done()
+	return ctx.Err()
+}
+
+// fenced marks the broker's ways of saying that the group has moved on.
+func fenced(err error) error {
+	for _, sign := range []error{kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.RebalanceInProgress, kerr.GroupIDNotFound, kerr.StaleMemberEpoch} {
+		if errors.Is(err, sign) {
+			return fmt.Errorf("%w: %w", stream.ErrRevoked, err)
+		}
+	}
+	return err
+}
+
+// commitAlone commits offsets without a transaction. It is atomic, and under the same fence.
+func (s *session) commitAlone(ctx context.Context, tasks []int32, offsets []stream.OffsetCommit) (stream.Outcome, error) {
+	member, generation, release, err := s.hold(tasks)
+	if err != nil {
+		return stream.TransactionAborted, err
+	}
+	defer release()
+	req := kmsg.NewPtrOffsetCommitRequest()
+	req.Group, req.MemberID, req.Generation = s.spec.Group, member, generation
+	for topic, list := range byTopic(offsets) {
+		rt := kmsg.NewOffsetCommitRequestTopic()
+		rt.Topic, rt.TopicID = topic, s.topicIDs[topic]
+		for _, o := range list {
+			rp := kmsg.NewOffsetCommitRequestTopicPartition()
+			rp.Partition, rp.Offset, rp.Metadata = o.Partition, o.Offset, kmsg.StringPtr(o.Metadata)
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	resp, err := req.RequestWith(ctx, s.member)
+	if err != nil {
+		return stream.TransactionUnknown, s.log.config.explain("commit offsets", err)
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				err = fenced(s.log.config.explain("commit offsets", fmt.Errorf("partition %d: %w", p.Partition, err)))
+				if errors.Is(err, stream.ErrRevoked) {
+					return stream.TransactionAborted, err
+				}
+				return stream.TransactionUnknown, classify(err)
+			}
+		}
+	}
+	return stream.TransactionCommitted, nil
+}
+
+func byTopic(offsets []stream.OffsetCommit) map[string][]stream.OffsetCommit {
+	out := map[string][]stream.OffsetCommit{}
+	for _, o := range offsets {
+		out[o.Topic] = append(out[o.Topic], o)
+	}
+	return out
+}
+
+// Send implements [stream.Session].
+func (s *session) Send(rec record.Record, done func(err error)) {
+	s.member.TryProduce(context.Background(), toClient(&rec), func(_ *kgo.Record, err error) { done(err) })
+}
+
+// classify marks what trying again does not heal.
+func classify(err error) error {
+	for _, sign := range []error{
+		kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
+		kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.InvalidTransactionTimeout, kerr.InvalidSessionTimeout,
+		kerr.InconsistentGroupProtocol, kerr.UnsupportedVersion, kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord,
+	} {
+		if errors.Is(err, sign) {
+			return &stream.FatalError{Err: err}
+		}
+	}
+	return err
+}

@@ -1,0 +1,422 @@
+package stream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/regent-infra/regent/internal/record"
+)
+
+// transaction is what is open between two commits.
+type transaction struct {
+	began   time.Time // when its first record was folded
+	records int
+	bytes   int
+
+	mu      sync.Mutex // acknowledgements come from the client's goroutines
+	failed  error
+	emitted map[int32]int64 // task → highest changelog offset + 1
+}
+
+// acknowledge takes the broker's answer for one record.
+func (x *transaction) acknowledge(task int32, changelog bool, offset int64, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case err != nil && x.failed == nil:
+		x.failed = err
+	case err == nil && changelog:
+		if x.emitted == nil {
+			x.emitted = map[int32]int64{}
+		}
+		x.emitted[task] = max(x.emitted[task], offset+1)
+	}
+}
+
+// cycle polls, folds, commits and flushes until ctx ends (it commits what is folded and returns nil) or something fails.
+func (r *Runtime) cycle(ctx context.Context) error {
+	for {
+		if ctx.Err() != nil {
+			return r.finish(context.WithoutCancel(ctx))
+		}
+		batch, err := r.session.Poll(ctx, r.opts.PollRecords, r.patience())
+		if err != nil {
+			if ctx.Err() != nil {
+				return r.finish(context.WithoutCancel(ctx))
+			}
+			return fmt.Errorf("poll: %w", err)
+		}
+		if err := r.reassign(ctx, batch); err != nil {
+			return err
+		}
+		if err := r.settleRecoveries(ctx); err != nil {
+			return err
+		}
+		if err := r.foldBatch(batch); err != nil {
+			return err
+		}
+		if err := r.maybeCommit(ctx); err != nil {
+			return err
+		}
+		if err := r.maybeFlush(ctx); err != nil {
+			return err
+		}
+		if len(batch.Records) == 0 {
+			if err := r.probe(ctx); err != nil {
+				return err
+			}
+		}
+		r.tick()
+	}
+}
+
+// finish commits what is folded before a regular stop.
+func (r *Runtime) finish(ctx context.Context) error {
+	if !r.open() {
+		return nil
+	}
+	return r.commit(ctx)
+}
+
+// patience is how long Poll may wait: until the next thing that is due.
+func (r *Runtime) patience() time.Duration {
+	now := r.opts.Clock.Now()
+	wait := r.flush.due(r.opts.FlushInterval).Sub(now)
+	if r.open() {
+		wait = min(wait, r.txn.began.Add(r.opts.PositionInterval).Sub(now))
+	}
+	if tick := r.def.Tick; tick != nil {
+		for _, t := range r.tasks {
+			wait = min(wait, t.lastTick.Add(tick.Every).Sub(now))
+		}
+	}
+	if r.unsettled() {
+		wait = min(wait, probeInterval)
+	}
+	return max(wait, 0)
+}
+
+// open reports whether anything was folded since the last commit.
+func (r *Runtime) open() bool { return r.txn.records > 0 }
+
+// foldBatch folds every record into its task, one task after the other, in the order of append times between its partitions.
+func (r *Runtime) foldBatch(b *Batch) error {
+	for _, share := range r.deal(b) {
+		for _, rec := range share.recs {
+			if err := r.foldRecord(share.task, rec); err != nil {
+				return err
+			}
+		}
+	}
+	now := r.opts.Clock.Now()
+	for _, p := range b.Progress {
+		r.progress(p, now)
+	}
+	return nil
+}
+
+// share is what one task gets of a batch.
+type share struct {
+	task *task
+	recs []*record.Record
+	// mixed says that more than one partition is in it.
+	mixed bool
+}
+
+// deal sorts a batch by task. Records of one partition stay in offset order; between partitions of a task the earlier append
+// time goes first, so that stream time does not run ahead of a partition that is merely read later.
+func (r *Runtime) deal(b *Batch) []*share {
+	var shares []*share
+	byTask := map[int32]*share{}
+	for i := range b.Records {
+		rec := &b.Records[i]
+		t := r.taskOf(rec.Position())
+		if t == nil {
+			continue // revoked while it was on the way
+		}
+		s := byTask[t.id]
+		if s == nil {
+			s = &share{task: t}
+			byTask[t.id] = s
+			shares = append(shares, s)
+		}
+		if n := len(s.recs); n > 0 && s.recs[n-1].Position() != rec.Position() {
+			s.mixed = true
+		}
+		s.recs = append(s.recs, rec)
+	}
+	for _, s := range shares {
+		if s.mixed {
+			mergeByTime(s.recs)
+		}
+	}
+	return shares
+}
+
+// mergeByTime orders records by the highest time seen so far in their own partition, which keeps each partition's order.
+func mergeByTime(recs []*record.Record) {
+	type keyed struct {
+		rec *record.Record
+		at  time.Time
+	}
+	high := map[topicPartition]time.Time{}
+	list := make([]keyed, len(recs))
+	for i, rec := range recs {
+		tp := rec.Position()
+		if rec.Timestamp.After(high[tp]) {
+			high[tp] = rec.Timestamp
+		}
+		list[i] = keyed{rec, high[tp]}
+	}
+	slices.SortStableFunc(list, func(a, b keyed) int { return a.at.Compare(b.at) })
+	for i := range list {
+		recs[i] = list[i].rec
+	}
+}
+
+// taskOf returns the running task that reads the partition, or nil.
+func (r *Runtime) taskOf(tp topicPartition) *task {
+	id := tp.Partition
+	if r.def.SingleTask {
+		id = 0
+	}
+	t := r.tasks[id]
+	if t == nil || t.inputs[tp] == nil {
+		return nil
+	}
+	return t
+}
+
+func (r *Runtime) foldRecord(t *task, rec *record.Record) error {
+	in := t.inputs[rec.Position()]
+	if rec.Offset < in.next {
+		return nil // sent before a seek took hold
+	}
+	if r.txn.records == 0 {
+		r.txn.began = r.opts.Clock.Now()
+	}
+	v := t.fold(in, rec)
+	if v.err != nil {
+		return &taskError{v.err}
+	}
+	if v.poison != nil {
+		out, err := r.deadLetter(t, rec, v)
+		if err != nil {
+			return &taskError{err}
+		}
+		v.outs = []record.Record{out}
+		t.wrote = true
+	}
+	r.txn.records++
+	r.opts.Metrics.in.WithLabelValues(r.def.Name).Inc()
+	for i := range v.outs {
+		r.produce(t, v.outs[i])
+	}
+	if len(v.outs) > 0 || r.txn.records%1024 == 0 {
+		r.opts.reach(PointFolding)
+	}
+	return nil
+}
+
+// deadLetter builds the record that goes out instead of what the machine had to say.
+func (r *Runtime) deadLetter(t *task, rec *record.Record, v verdict) (record.Record, error) {
+	attrs := []any{
+		slog.String("reason", v.poison.Reason), slog.String("topic", rec.Topic), slog.Int("partition", int(rec.Partition)),
+		slog.Int64("offset", rec.Offset), slog.Any("error", v.poison.Err),
+	}
+	if v.stack != nil {
+		r.opts.Metrics.panics.WithLabelValues(r.def.Name).Inc()
+		r.log.Error("the machine panicked on a record", append(attrs, slog.String("stack", string(v.stack)))...)
+	} else {
+		r.log.Warn("a record cannot be processed", attrs...)
+	}
+	r.opts.Metrics.deadLetters.WithLabelValues(r.def.Name, v.poison.Reason).Inc()
+	out, err := r.def.DeadLetter(rec, v.poison.Reason, v.poison.Err)
+	if err != nil {
+		return record.Record{}, fmt.Errorf("build the dead letter for record %s/%d@%d: %w", rec.Topic, rec.Partition, rec.Offset, err)
+	}
+	if out.Topic == r.def.Changelog {
+		return record.Record{}, fmt.Errorf("build the dead letter for record %s/%d@%d: its topic %q is the changelog",
+			rec.Topic, rec.Partition, rec.Offset, out.Topic)
+	}
+	if out.Partition == OwnPartition {
+		out.Partition = t.id
+	}
+	out.Headers = append(slices.Clip(out.Headers), record.Header{Key: HeaderOrigin, Value: appendOrigin(nil, rec)})
+	return out, nil
+}
+
+func (r *Runtime) produce(t *task, out record.Record) {
+	r.txn.bytes += len(out.Key) + len(out.Value)
+	r.opts.Metrics.out.WithLabelValues(r.def.Name).Inc()
+	x, id, changelog := r.txn, t.id, out.Topic == r.def.Changelog
+	r.session.Produce(out, func(offset int64, err error) { x.acknowledge(id, changelog, offset, err) })
+}
+
+// progress takes over what a poll said about a partition: markers count as read, and the high watermark moves.
+func (r *Runtime) progress(p Progress, now time.Time) {
+	t := r.taskOf(p.TopicPartition)
+	if t == nil {
+		return
+	}
+	in := t.inputs[p.TopicPartition]
+	if p.Next > in.next {
+		in.next = p.Next
+		t.touched = true
+		if r.txn.records == 0 {
+			r.txn.began = now
+		}
+		r.txn.records++ // a marker alone is progress too, and commits lazily
+	}
+	in.high = max(p.High, in.next)
+	if r.def.Tick != nil && p.Topic == r.def.Tick.Topic {
+		t.lastTick = now
+	}
+	t.updateCaughtUp()
+}
+
+// due reports whether the open transaction must end now.
+func (r *Runtime) due(now time.Time) bool {
+	if !r.open() {
+		return false
+	}
+	age := now.Sub(r.txn.began)
+	wrote := false
+	for _, t := range r.tasks {
+		wrote = wrote || t.wrote
+	}
+	switch {
+	case r.txn.records >= r.opts.CommitRecords, r.txn.bytes >= r.opts.CommitBytes:
+		return true
+	case !wrote:
+		return age >= r.opts.PositionInterval
+	default:
+		return r.session.Buffered() == 0 || age >= r.pace.age()
+	}
+}
+
+func (r *Runtime) maybeCommit(ctx context.Context) error {
+	if !r.due(r.opts.Clock.Now()) {
+		return nil
+	}
+	return r.commit(ctx)
+}
+
+// commit ends the open transaction and does what its outcome demands.
+func (r *Runtime) commit(ctx context.Context) error {
+	// The end is not to be torn by a stop: a cancelled request leaves the outcome open.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.EndTimeout)
+	defer cancel()
+	began := r.opts.Clock.Now()
+	outcome, err := r.endTransaction(ctx)
+	took := r.opts.Clock.Now().Sub(began)
+	r.opts.Metrics.observeTransaction(r.def.Name, outcome, took)
+	switch outcome {
+	case TransactionCommitted:
+		r.pace.observe(took)
+		r.keep()
+		r.opts.reach(PointCommitted)
+		return nil
+	case TransactionAborted:
+		r.log.Info("transaction aborted; its records are folded again", slog.Any("reason", err), slog.Int("records", r.txn.records))
+		r.dropOpen()
+		if errors.Is(err, ErrRevoked) {
+			return nil
+		}
+		return err
+	default:
+		return fmt.Errorf("end the transaction: its outcome is unknown: %w", err)
+	}
+}
+
+// endTransaction waits for the outputs, then commits the offsets of every task that has progressed.
+func (r *Runtime) endTransaction(ctx context.Context) (Outcome, error) {
+	if err := r.session.Flush(ctx); err != nil {
+		return TransactionUnknown, fmt.Errorf("wait for the outputs: %w", err)
+	}
+	r.txn.mu.Lock()
+	failed := r.txn.failed
+	for id, out := range r.txn.emitted {
+		if t := r.tasks[id]; t != nil {
+			t.emitted = out
+		}
+	}
+	r.txn.mu.Unlock()
+	if failed != nil {
+		if err := r.session.Abort(ctx); err != nil {
+			return TransactionUnknown, errors.Join(failed, err)
+		}
+		return TransactionAborted, fmt.Errorf("produce: %w", failed)
+	}
+	r.opts.reach(PointProduced)
+	var ids []int32
+	var offsets []OffsetCommit
+	for _, t := range r.sortedTasks() {
+		if t.touched {
+			ids = append(ids, t.id)
+			offsets = append(offsets, t.offsets()...)
+		}
+	}
+	return r.session.Commit(ctx, ids, offsets)
+}
+
+// sortedTasks returns the running tasks in the order of their numbers.
+func (r *Runtime) sortedTasks() []*task {
+	out := make([]*task, 0, len(r.tasks))
+	for _, t := range r.tasks {
+		out = append(out, t)
+	}
+	slices.SortFunc(out, func(a, b *task) int { return cmp.Compare(a.id, b.id) })
+	return out
+}
+
+// keep makes the open transaction's state committed state.
+func (r *Runtime) keep() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.opts.Clock.Now()
+	for _, t := range r.tasks {
+		if !t.touched {
+			continue
+		}
+		for _, tb := range t.tables {
+			r.flush.dirty += tb.commit()
+		}
+		t.committed()
+		r.flush.moved = true
+		r.status.committed(t, now)
+	}
+	r.resetTransaction()
+}
+
+// dropOpen forgets the open transaction and reads its records again.
+func (r *Runtime) dropOpen() {
+	again := map[topicPartition]int64{}
+	for _, t := range r.tasks {
+		if !t.touched {
+			continue
+		}
+		if !r.opts.sabotage.keepAborted {
+			for _, tb := range t.tables {
+				tb.drop()
+			}
+		}
+		t.aborted()
+		for tp, in := range t.inputs {
+			again[tp] = in.committed
+		}
+	}
+	r.resetTransaction()
+	if len(again) > 0 {
+		r.session.Resume(again)
+	}
+}
+
+// resetTransaction begins a new one; a late acknowledgement of the old one finds nobody.
+func (r *Runtime) resetTransaction() { r.txn = &transaction{} }

@@ -1,0 +1,26 @@
+package stream
+
+// Point names a place in the cycle at which a process may die. Tests kill it there; see [Options].
+type Point string
+
+// The points, in the order of the cycle.
+const (
+	// PointFolding: records are folded and some of their outputs are on the way, nothing is decided.
+	PointFolding Point = "folding"
+	// PointProduced: the broker has taken every output, no offset is in the transaction.
+	PointProduced Point = "produced"
+	// PointCommitted: the transaction is committed, the state stands in the dirty set alone.
+	PointCommitted Point = "committed"
+	// PointFlushing: a generation is about to be written to the store.
+	PointFlushing Point = "flushing"
+	// PointFlushed: the batch is applied without a sync.
+	PointFlushed Point = "flushed"
+	// PointRedo: a part of the changelog has been redone.
+	PointRedo Point = "redo"
+)
+
+func (o *Options) reach(p Point) {
+	if o.reached != nil {
+		o.reached(p)
+	}
+}

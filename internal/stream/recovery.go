@@ -1,0 +1,353 @@
+package stream
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/regent-infra/regent/internal/clock"
+	"github.com/regent-infra/regent/internal/record"
+	"github.com/regent-infra/regent/statestore"
+)
+
+// recoveries are the tasks that are being brought up to date, each on a goroutine of its own, beside the cycle.
+type recoveries struct {
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	live map[int32]*recovery
+	done []*recovery
+}
+
+// recovery is one of them.
+type recovery struct {
+	id     int32
+	cancel context.CancelFunc
+	// finished is closed when task or err is set.
+	finished chan struct{}
+	task     *task
+	// stamp says that the group's position has to be written before the task runs.
+	stamp bool
+	err   error
+}
+
+// reassign follows a change of the assignment: revoked tasks go, assigned ones recover.
+func (r *Runtime) reassign(ctx context.Context, b *Batch) error {
+	if len(b.Revoked) > 0 {
+		if err := r.revoke(ctx, b.Revoked); err != nil {
+			return err
+		}
+	}
+	for _, id := range b.Assigned {
+		r.startRecovery(ctx, id)
+	}
+	if len(b.Assigned)+len(b.Revoked) > 0 {
+		r.opts.Metrics.rebalances.WithLabelValues(r.def.Name).Inc()
+		r.log.Info("assignment changed", slog.Any("assigned", b.Assigned), slog.Any("revoked", b.Revoked))
+	}
+	return nil
+}
+
+// revoke gives tasks up. What they have committed is flushed, so that little is to be redone if they come back.
+func (r *Runtime) revoke(ctx context.Context, ids []int32) error {
+	for _, id := range ids {
+		r.recoveries.abandon(id)
+	}
+	touched := slices.ContainsFunc(ids, func(id int32) bool { t := r.tasks[id]; return t != nil && t.touched })
+	if touched {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.EndTimeout)
+		defer cancel()
+		if err := r.session.Abort(ctx); err != nil {
+			return fmt.Errorf("abort the transaction of a revoked task: %w", err)
+		}
+		r.opts.Metrics.observeTransaction(r.def.Name, TransactionAborted, 0)
+		r.dropOpen()
+	}
+	if err := r.flushAll(); err != nil {
+		return err
+	}
+	r.removeTasks(ids)
+	return nil
+}
+
+func (r *Runtime) startRecovery(ctx context.Context, id int32) {
+	ctx, cancel := context.WithCancel(ctx)
+	rec := &recovery{id: id, cancel: cancel, finished: make(chan struct{})}
+	r.status.recovering(&r.mu, id)
+	r.recoveries.start(rec)
+	session, topics := r.session, r.topics
+	go func() {
+		defer r.recoveries.wg.Done()
+		defer cancel()
+		select {
+		case r.slots <- struct{}{}:
+			w := &worker{r: r, session: session, topics: topics, id: id}
+			rec.task, rec.stamp, rec.err = w.recover(ctx)
+			<-r.slots
+		case <-ctx.Done():
+			rec.err = context.Cause(ctx)
+		}
+		r.recoveries.finish(rec)
+		session.Wake()
+	}()
+}
+
+func (q *recoveries) start(rec *recovery) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.live == nil {
+		q.live = map[int32]*recovery{}
+	}
+	q.live[rec.id] = rec
+	q.wg.Add(1)
+}
+
+func (q *recoveries) finish(rec *recovery) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	close(rec.finished)
+	if q.live[rec.id] == rec {
+		q.done = append(q.done, rec)
+	}
+}
+
+// abandon ends the recovery of a task, if there is one, and forgets its result.
+func (q *recoveries) abandon(id int32) {
+	q.mu.Lock()
+	rec := q.live[id]
+	delete(q.live, id)
+	q.done = slices.DeleteFunc(q.done, func(d *recovery) bool { return d == rec })
+	q.mu.Unlock()
+	if rec != nil {
+		rec.cancel()
+		<-rec.finished
+	}
+}
+
+// stop ends all recoveries.
+func (q *recoveries) stop() {
+	q.mu.Lock()
+	for id, rec := range q.live {
+		rec.cancel()
+		delete(q.live, id)
+	}
+	q.done = nil
+	q.mu.Unlock()
+	q.wg.Wait()
+}
+
+// take returns the recoveries that have finished.
+func (q *recoveries) take() []*recovery {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := q.done
+	q.done = nil
+	for _, rec := range out {
+		delete(q.live, rec.id)
+	}
+	slices.SortFunc(out, func(a, b *recovery) int { return cmp.Compare(a.id, b.id) })
+	return out
+}
+
+// settleRecoveries lets the tasks run whose recovery has finished.
+func (r *Runtime) settleRecoveries(ctx context.Context) error {
+	for _, rec := range r.recoveries.take() {
+		if rec.err != nil {
+			return rec.err
+		}
+		t := rec.task
+		if rec.stamp {
+			if err := r.stamp(ctx, t); err != nil {
+				return err
+			}
+		}
+		t.machine = r.def.NewMachine(t.id)
+		r.generations[t.id]++
+		t.generation = r.generations[t.id]
+		t.lastTick = r.opts.Clock.Now()
+		from := map[topicPartition]int64{}
+		for tp, in := range t.inputs {
+			from[tp] = in.next
+		}
+		t.updateCaughtUp()
+		r.mu.Lock()
+		r.tasks[t.id] = t
+		r.status.running(t)
+		r.mu.Unlock()
+		r.flush.moved = true
+		r.session.Resume(from)
+		r.log.Info("task runs", slog.Int("task", int(t.id)), slog.Int64("generation", t.generation), slog.Int64("out", t.out))
+	}
+	return nil
+}
+
+// stamp writes the group's position of a task whose recovery found S ahead of it. A transaction that is open ends first.
+func (r *Runtime) stamp(ctx context.Context, t *task) error {
+	if r.open() {
+		if err := r.commit(ctx); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.EndTimeout)
+	defer cancel()
+	outcome, err := r.session.Commit(ctx, []int32{t.id}, t.offsets())
+	if outcome != TransactionCommitted {
+		return fmt.Errorf("write the recovered position of task %d: %s: %w", t.id, outcome, err)
+	}
+	return nil
+}
+
+// worker brings one task up to date. It uses what is safe beside the cycle: the store, and the session's readers.
+type worker struct {
+	r       *Runtime
+	session Session
+	topics  map[string]TopicInfo
+	id      int32
+
+	// origins are the highest input offsets that records of S were found to follow from; kept where the group's position is
+	// lost.
+	origins map[topicPartition]int64
+}
+
+// recover does all that has to happen between assignment and first record.
+func (w *worker) recover(ctx context.Context) (*task, bool, error) {
+	began := w.r.opts.Clock.Now()
+	ev, err := w.gather(ctx)
+	if err != nil {
+		return nil, false, fmt.Errorf("recover task %d: %w", w.id, err)
+	}
+	pl, err := decide(ev)
+	if err != nil {
+		return nil, false, err
+	}
+	if w.r.opts.sabotage.ignorePosition && ev.p != nil {
+		pl.out, pl.redoFrom = ev.p.Out, ev.s.High
+		for tp := range pl.offsets {
+			if in, ok := ev.p.input(tp); ok {
+				pl.offsets[tp], pl.tableFrom[tp] = in.Next, in.Next
+			}
+		}
+	}
+	for _, text := range pl.warnings {
+		w.r.log.Warn("recovery", slog.Int("task", int(w.id)), slog.String("finding", text))
+	}
+	end, err := w.redo(ctx, ev, &pl)
+	if err != nil {
+		return nil, false, fmt.Errorf("recover task %d: %w", w.id, err)
+	}
+	t, err := w.build(ev, pl, end)
+	if err != nil {
+		return nil, false, &taskError{err}
+	}
+	w.r.opts.Metrics.recovery.WithLabelValues(w.r.def.Name).Observe(w.r.opts.Clock.Now().Sub(began).Seconds())
+	return t, pl.lost || end > pl.out, nil
+}
+
+// stablePoll is the pause between two looks at the last stable offset.
+const stablePoll = 10 * time.Millisecond
+
+// gather collects the evidence: it waits until everything that was written to S before the assignment is decided.
+func (w *worker) gather(ctx context.Context) (evidence, error) {
+	r := w.r
+	ev := evidence{def: &r.def, task: w.id, inputs: map[topicPartition]inputEvidence{}}
+	parts := r.def.partitionsOf(w.id, w.topics)
+	all := slices.Clone(parts)
+	s := w.changelogPartition()
+	if s.Topic != "" {
+		all = append(all, s)
+	}
+	marks, err := w.session.Watermarks(ctx, all)
+	if err != nil {
+		return ev, err
+	}
+	ev.s = marks[s]
+	for stable := ev.s.Stable; s.Topic != "" && stable < ev.s.High; {
+		if err := clock.Wait(ctx, r.opts.Clock, stablePoll); err != nil {
+			return ev, err
+		}
+		now, err := w.session.Watermarks(ctx, []topicPartition{s})
+		if err != nil {
+			return ev, err
+		}
+		stable = now[s].Stable
+	}
+	committed, err := w.session.Committed(ctx, parts)
+	if err != nil {
+		return ev, err
+	}
+	if ev.k, err = readCommits(committed); err != nil {
+		return ev, &taskError{err}
+	}
+	for _, tp := range parts {
+		in := inputEvidence{info: w.topics[tp.Topic], marks: marks[tp]}
+		for _, decl := range r.def.Inputs {
+			if decl.Topic == tp.Topic {
+				in.table = decl.Table
+			}
+		}
+		ev.inputs[tp] = in
+	}
+	ev.changelog = w.topics[r.def.Changelog]
+	ev.now = r.opts.Clock.Now()
+	if ev.p, err = readPosition(r.opts.Store, r.def.Name, w.id); err != nil {
+		return ev, &taskError{err}
+	}
+	return ev, nil
+}
+
+func (w *worker) changelogPartition() topicPartition {
+	return topicPartition{Topic: w.r.def.Changelog, Partition: w.id}
+}
+
+// readPosition returns P; nil if there is none.
+func readPosition(s statestore.Store, processor string, task int32) (*Position, error) {
+	b, ok, err := s.Get(statestore.PositionKey(processor, task))
+	if err != nil || !ok {
+		return nil, err
+	}
+	return DecodePosition(b)
+}
+
+// build makes the task as it will run. The position that it starts from is written down.
+func (w *worker) build(ev evidence, pl plan, end int64) (*task, error) {
+	r := w.r
+	t := &task{
+		id: w.id, def: &r.def, tables: map[string]*table{}, inputs: map[topicPartition]*input{},
+		changelog: ev.changelog.ID, out: end, streamTime: pl.streamTime, folded: pl.streamTime,
+	}
+	for _, decl := range r.def.Tables {
+		t.tables[decl.Name] = newTable(r.def.Name, decl.Name, w.id, r.opts.Store, r.cache)
+	}
+	for tp, in := range ev.inputs {
+		offset := max(pl.offsets[tp], w.origins[tp])
+		t.inputs[tp] = &input{
+			topicPartition: tp, topicID: in.info.ID, table: t.tables[in.table],
+			committed: offset, next: offset, high: max(in.marks.High, offset), target: in.marks.High,
+		}
+	}
+	if end == pl.out && !pl.lost { // else P would be ahead of K until the stamp is written
+		if err := w.writePosition(t.position(ev.now)); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+func (w *worker) writePosition(p Position) error {
+	var b statestore.Batch
+	b.Put(statestore.PositionKey(w.r.def.Name, w.id), p.Encode())
+	if err := w.r.opts.Store.Apply(&b); err != nil {
+		return fmt.Errorf("write the position of task %d: %w", w.id, err)
+	}
+	return nil
+}
+
+// noteOrigin keeps the highest origin of each input.
+func (w *worker) noteOrigin(rec *record.Record) {
+	if tp, offset, ok := ParseOrigin(rec.Header(HeaderOrigin)); ok {
+		w.origins[tp] = max(w.origins[tp], offset+1)
+	}
+}

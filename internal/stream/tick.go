@@ -1,0 +1,80 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// tick makes time pass for the tasks whose tick topic has been silent. The record goes out beside the transactions and comes
+// back as input: so what follows from it is committed, and fenced, like anything else.
+func (r *Runtime) tick() {
+	tk := r.def.Tick
+	if tk == nil {
+		return
+	}
+	now := r.opts.Clock.Now()
+	for _, t := range r.sortedTasks() {
+		if now.Sub(t.lastTick) < tk.Every {
+			continue
+		}
+		t.lastTick = now
+		rec, err := tk.Make(t.id)
+		if err != nil {
+			r.log.Error("making a tick failed", slog.Int("task", int(t.id)), slog.Any("error", err))
+			continue
+		}
+		rec.Topic = tk.Topic
+		if rec.Partition = t.id; r.def.SingleTask {
+			rec.Partition = 0
+		}
+		id := t.id
+		r.session.Send(rec, func(err error) {
+			if err != nil {
+				r.log.Warn("sending a tick failed; the next one follows", slog.Int("task", int(id)), slog.Any("error", err))
+				return
+			}
+			r.opts.Metrics.ticks.WithLabelValues(r.def.Name).Inc()
+		})
+	}
+}
+
+// probeInterval is how often an idle partition is looked at whose end was not reached by records.
+const probeInterval = 20 * time.Millisecond
+
+// unsettled reports whether a running task has not caught up.
+func (r *Runtime) unsettled() bool {
+	for _, t := range r.tasks {
+		if !t.caughtUp {
+			return true
+		}
+	}
+	return false
+}
+
+// probe finds the end of partitions that end in what no poll shows: offsets that compaction took away. It is called when a poll
+// was empty.
+func (r *Runtime) probe(ctx context.Context) error {
+	if r.session.Buffered() > 0 {
+		return nil
+	}
+	for _, t := range r.sortedTasks() {
+		if t.caughtUp {
+			continue
+		}
+		for tp, in := range t.inputs {
+			if in.next >= in.target {
+				continue
+			}
+			end, err := r.session.Probe(ctx, tp, in.next)
+			if err != nil {
+				return fmt.Errorf("look for the end of %s/%d: %w", tp.Topic, tp.Partition, err)
+			}
+			if end > in.next {
+				r.progress(Progress{TopicPartition: tp, Next: end, High: max(in.high, end)}, r.opts.Clock.Now())
+			}
+		}
+	}
+	return nil
+}

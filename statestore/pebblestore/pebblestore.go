@@ -1,0 +1,268 @@
+package pebblestore
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/regent-infra/regent/statestore"
+)
+
+// Store is a state store in a Pebble database.
+type Store struct {
+	opts       Options
+	root       *root
+	generation int
+	staged     bool
+	db         *pebble.DB
+	failure    *failure
+	closed     atomic.Bool
+	tables     atomic.Uint64 // names of tables being built
+}
+
+var _ statestore.Store = (*Store)(nil)
+
+// Open opens the store in o.Dir, and makes it if there is none. Errors wrap [statestore.ErrInUse], [statestore.ErrVersion] or
+// say what the file system said.
+func Open(o Options) (*Store, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	r, err := openRoot(o.FS, o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	n, err := r.active()
+	fresh := n == 0
+	if fresh {
+		n = 1
+	}
+	if err == nil {
+		err = r.removeOthers(map[bool]int{true: 0, false: n}[fresh]) // a new store starts from nothing
+	}
+	var s *Store
+	if err == nil {
+		s, err = openGeneration(o, r, n)
+	}
+	if err == nil && fresh {
+		if err = r.activate(n); err != nil {
+			err = errors.Join(err, s.db.Close())
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.lock.Close())
+	}
+	return s, nil
+}
+
+// Stage opens an empty generation beside the active one, for a rebuild. Nothing of it counts until [Store.Promote]; closed
+// without that, it is removed at the next open.
+func Stage(o Options) (*Store, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	r, err := openRoot(o.FS, o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	n, err := r.active()
+	if err == nil {
+		err = r.removeOthers(n)
+	}
+	var s *Store
+	if err == nil {
+		s, err = openGeneration(o, r, n+1)
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.lock.Close())
+	}
+	s.staged = true
+	return s, nil
+}
+
+func openGeneration(o Options, r *root, n int) (*Store, error) {
+	s := &Store{opts: o, root: r, generation: n, failure: newFailure()}
+	po := o.pebble(s.failure)
+	cache := pebble.NewCache(o.CacheBytes)
+	defer cache.Unref()
+	po.Cache = cache
+	err := s.failure.guard("open the state store in "+r.path(generationName(n)), func() error {
+		db, err := pebble.Open(r.path(generationName(n)), po)
+		s.db = db
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := statestore.ReadMeta(s); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the state store in %s: %w", o.Dir, err), s.db.Close())
+	}
+	return s, nil
+}
+
+// usable returns why the store takes no reads.
+func (s *Store) usable(op string) error {
+	if s.closed.Load() {
+		return fmt.Errorf("%s: %w", op, statestore.ErrClosed)
+	}
+	return nil
+}
+
+// Get implements [statestore.Store].
+func (s *Store) Get(key []byte) ([]byte, bool, error) {
+	if err := s.usable("get"); err != nil {
+		return nil, false, err
+	}
+	v, closer, err := s.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("get from the state store: %w", err)
+	}
+	value := append([]byte{}, v...)
+	if err := closer.Close(); err != nil {
+		return nil, false, fmt.Errorf("get from the state store: %w", err)
+	}
+	return value, true, nil
+}
+
+// Scan implements [statestore.Store].
+func (s *Store) Scan(lower, upper []byte) (statestore.Iterator, error) {
+	if err := s.usable("scan"); err != nil {
+		return nil, err
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return nil, fmt.Errorf("scan the state store: %w", err)
+	}
+	return &iterator{it: it}, nil
+}
+
+// Apply implements [statestore.Store].
+func (s *Store) Apply(b *statestore.Batch) error {
+	if err := s.usable("apply a batch"); err != nil {
+		return err
+	}
+	return s.failure.guard("apply a batch to the state store", func() error {
+		batch := s.db.NewBatchWithSize(b.Bytes() + 16*b.Len())
+		for _, op := range b.Ops() {
+			var err error
+			switch {
+			case op.End != nil:
+				err = batch.DeleteRange(op.Key, op.End, nil)
+			case op.Value == nil:
+				err = batch.Delete(op.Key, nil)
+			default:
+				err = batch.Set(op.Key, op.Value, nil)
+			}
+			if err != nil {
+				return errors.Join(err, batch.Close())
+			}
+		}
+		return errors.Join(batch.Commit(pebble.NoSync), batch.Close())
+	})
+}
+
+// Flush implements [statestore.Store].
+func (s *Store) Flush() error {
+	if err := s.usable("flush"); err != nil {
+		return err
+	}
+	return s.failure.guard("flush the state store", s.db.Flush)
+}
+
+// Checkpoint implements [statestore.Store]. The copy is a store of its own: open it with [Open].
+func (s *Store) Checkpoint(dir string) error {
+	if err := s.Flush(); err != nil { // a checkpoint links tables, but would copy the log
+		return err
+	}
+	fs := s.opts.FS
+	if _, err := fs.Stat(dir); err == nil {
+		return fmt.Errorf("checkpoint the state store into %s: it exists; expected a new directory", dir)
+	}
+	return s.failure.guard("checkpoint the state store into "+dir, func() error {
+		if err := fs.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+		if err := s.db.Checkpoint(fs.PathJoin(dir, generationName(1)), pebble.WithFlushedWAL()); err != nil {
+			return err
+		}
+		return writeActive(fs, dir, 1)
+	})
+}
+
+// Usage implements [statestore.Store].
+func (s *Store) Usage() statestore.Usage {
+	if s.closed.Load() {
+		return statestore.Usage{}
+	}
+	m := s.db.Metrics()
+	return statestore.Usage{DiskBytes: m.DiskSpaceUsage(), MemoryBytes: m.MemTable.Size + uint64(m.BlockCache.Size)}
+}
+
+// Promote makes a staged generation the active one and removes the one before. The store must be closed afterwards.
+func (s *Store) Promote() error {
+	if !s.staged {
+		return errors.New("promote the state store: it is not staged; expected one from Stage")
+	}
+	if err := s.Flush(); err != nil {
+		return err
+	}
+	if err := s.root.activate(s.generation); err != nil {
+		return err
+	}
+	s.staged = false
+	return s.root.removeOthers(s.generation)
+}
+
+// Close implements [statestore.Store]. It flushes, so that the next open need not replay a log.
+func (s *Store) Close() error {
+	if s.closed.Swap(true) {
+		return fmt.Errorf("close the state store: %w", statestore.ErrClosed)
+	}
+	failed := s.failure.get()
+	err := s.failure.guard("close the state store", func() error {
+		return errors.Join(s.db.Flush(), s.db.Close())
+	})
+	if failed != nil {
+		err = nil // it was told when it happened; the files are as the last good write left them
+	}
+	return errors.Join(err, s.root.lock.Close())
+}
+
+type iterator struct {
+	it      *pebble.Iterator
+	started bool
+	closed  bool
+}
+
+func (i *iterator) Next() bool {
+	if !i.started {
+		i.started = true
+		return i.it.First()
+	}
+	return i.it.Next()
+}
+
+func (i *iterator) Key() []byte   { return i.it.Key() }
+func (i *iterator) Value() []byte { return i.it.Value() }
+
+func (i *iterator) Err() error {
+	if i.closed {
+		return nil
+	}
+	return i.it.Error()
+}
+
+func (i *iterator) Close() error {
+	if i.closed {
+		return nil
+	}
+	i.closed = true
+	return i.it.Close()
+}
