@@ -146,7 +146,7 @@ func (o Options) take(ctx context.Context) (Result, error) {
 	if err := o.removeRemains(); err != nil {
 		return Result{}, err
 	}
-	conn, err := o.connect(ctx)
+	conn, err := server.ConnectReplication(ctx, o.Source, o.Credential, "regent-basebackup")
 	if err != nil {
 		return Result{}, err
 	}
@@ -197,25 +197,6 @@ func (o Options) copyInto(ctx context.Context, conn *pgconn.PgConn, incoming str
 	result.Bytes, result.Files = tree.done, len(tree.files)
 	o.OnProgress(Progress{Phase: "sync", Done: tree.done, Total: tree.total})
 	return tree.finish(ctx)
-}
-
-// connect opens a physical replication connection. Nothing comes from the environment.
-func (o Options) connect(ctx context.Context) (*pgconn.PgConn, error) {
-	config, err := pgconn.ParseConfig("sslmode=prefer connect_timeout=10")
-	if err != nil {
-		return nil, fmt.Errorf("configure the connection: %w", err)
-	}
-	config.Host, config.Port, config.User, config.Database = o.Source.Host, o.Source.Port, o.Credential.User, ""
-	config.Password = o.Credential.Password.Reveal()
-	config.RuntimeParams = map[string]string{"replication": "true", "application_name": "regent-basebackup"}
-	for _, f := range config.Fallbacks {
-		f.Host, f.Port = o.Source.Host, o.Source.Port
-	}
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
-	}
-	return conn, nil
 }
 
 // identify asks who the source is, and refuses a stranger.

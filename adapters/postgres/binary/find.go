@@ -225,6 +225,12 @@ func Inspect(ctx context.Context, dir string) (Set, error) {
 	if err != nil {
 		return Set{}, fmt.Errorf("inspect PostgreSQL programs in %s: %w", dir, err)
 	}
+	// A folder of links (alternatives, a hand-made /usr/local/bin) shows but some of the programs: look where they really are.
+	if program, err := filepath.EvalSymlinks(filepath.Join(abs, string(ToolPostgres))); err == nil {
+		if home := filepath.Dir(program); isExecutable(filepath.Join(home, string(ToolInitdb))) && filepath.Base(program) == string(ToolPostgres) {
+			abs = home
+		}
+	}
 	set := Set{Dir: abs, Source: "given"}
 	for _, tool := range tools {
 		if isExecutable(filepath.Join(abs, string(tool))) {

@@ -75,8 +75,8 @@ func Open(config Config) (*Instance, error) {
 		return nil, fmt.Errorf("open PostgreSQL instance %s: %w", config.DataDir, err)
 	}
 	config.DataDir = filepath.Join(parent, filepath.Base(config.DataDir))
-	if real, err := filepath.EvalSymlinks(config.DataDir); err == nil {
-		config.DataDir = real
+	if resolved, err := filepath.EvalSymlinks(config.DataDir); err == nil {
+		config.DataDir = resolved
 	}
 	for _, path := range []string{config.DataDir, config.RunDir, filepath.Join(config.Binaries.Dir, "postgres")} {
 		if err := id.checkReach(path); err != nil {
@@ -130,6 +130,9 @@ func (i *Instance) remember() error {
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", settingsFile, err)
+	}
+	if !strings.Contains(string(content), i.config.ownerLine()) {
+		return nil // another server's, which came with a copy
 	}
 	settings, err := parseSettings(content)
 	if err != nil {
@@ -276,6 +279,9 @@ func (i *Instance) Check() error {
 	}
 	if err != nil {
 		return fmt.Errorf("check %s: %w", i.config.DataDir, err)
+	}
+	if err := i.checkCondemned(); err != nil {
+		return err
 	}
 	version := strings.TrimSpace(string(content))
 	if want := fmt.Sprint(i.config.Binaries.Version.Major); version != want {

@@ -129,10 +129,14 @@ const settingsHeader = `# Written by Regent. Do not edit: it is replaced on ever
 # Give settings to Regent instead; ALTER SYSTEM cannot override what stands here while Regent runs the server.
 `
 
+// ownerLine says whose file it is: base backups and pg_rewind bring the source's along.
+func (c Config) ownerLine() string { return "# Server: " + c.ClusterName + " in " + c.DataDir + "\n" }
+
 // renderSettings writes name = 'value' lines, sorted.
-func renderSettings(settings map[string]string) []byte {
+func (c Config) renderSettings(settings map[string]string) []byte {
 	var b strings.Builder
 	b.WriteString(settingsHeader)
+	b.WriteString(c.ownerLine())
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		fmt.Fprintf(&b, "%s = %s\n", name, quote(settings[name]))
 	}
@@ -194,7 +198,7 @@ func stripAuto(content string, managed map[string]string) (string, []string) {
 // writeConfiguration brings every configuration file of the data directory to what Regent wants.
 func (i *Instance) writeConfiguration() error {
 	settings := i.effective()
-	if err := i.identity.writeFile(filepath.Join(i.config.DataDir, settingsFile), renderSettings(settings), 0o600); err != nil {
+	if err := i.identity.writeFile(filepath.Join(i.config.DataDir, settingsFile), i.config.renderSettings(settings), 0o600); err != nil {
 		return err
 	}
 	if err := i.writeHBA(); err != nil {
