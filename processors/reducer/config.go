@@ -1,0 +1,81 @@
+package reducer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/regent-infra/regent/internal/event"
+	"github.com/regent-infra/regent/internal/record"
+)
+
+// Defaults of a [Config].
+const (
+	// DefaultHistoryWindow is how long observations are kept in full, and a forgotten node is guarded.
+	DefaultHistoryWindow = 24 * time.Hour
+	// DefaultTickEvery is well below two heartbeats of the fast profile (250 ms): a longer gap would count as an outage.
+	DefaultTickEvery = 250 * time.Millisecond
+)
+
+// Config is what a reducer needs besides its inputs.
+type Config struct {
+	// Instance identifies this run of the process; it becomes the boot_id of what is emitted. Required.
+	Instance string
+	// Codec reads and writes events. Required.
+	Codec event.Codec
+	// Partitions is the partition count of the kind's topics: a record in a partition that is not its cluster's is poison. 0: not
+	// checked. The fleet reducer does not use it.
+	Partitions int32
+	// HistoryWindow is how long the guard of a forgotten node holds, at least as long as observations are kept in full
+	// (min.compaction.lag.ms). 0: [DefaultHistoryWindow].
+	HistoryWindow time.Duration
+	// TickEvery is after how long without a heartbeat a task gets a tick. 0: [DefaultTickEvery].
+	TickEvery time.Duration
+	// Headers returns the record headers of an event that follows from the given record. Nil: the W3C trace context of the record is
+	// passed on.
+	Headers func(e *event.Event, cause *record.Record) []record.Header
+}
+
+// withDefaults checks the configuration and fills in defaults. All faults are reported together.
+func (c Config) withDefaults() (Config, error) {
+	var errs []error
+	if c.Instance == "" {
+		errs = append(errs, errors.New("Instance is empty: expected an identifier of this run"))
+	}
+	if c.Codec == nil {
+		errs = append(errs, errors.New("Codec is nil"))
+	}
+	if c.Partitions < 0 {
+		errs = append(errs, fmt.Errorf("Partitions is %d: expected 0 or more", c.Partitions))
+	}
+	if c.HistoryWindow < 0 {
+		errs = append(errs, fmt.Errorf("HistoryWindow is %s: expected more than 0", c.HistoryWindow))
+	}
+	if c.TickEvery < 0 {
+		errs = append(errs, fmt.Errorf("TickEvery is %s: expected more than 0", c.TickEvery))
+	}
+	if len(errs) > 0 {
+		return c, fmt.Errorf("configure a reducer: %w", errors.Join(errs...))
+	}
+	if c.HistoryWindow == 0 {
+		c.HistoryWindow = DefaultHistoryWindow
+	}
+	if c.TickEvery == 0 {
+		c.TickEvery = DefaultTickEvery
+	}
+	if c.Headers == nil {
+		c.Headers = passTraceOn
+	}
+	return c, nil
+}
+
+// passTraceOn copies the W3C trace context (traceparent, tracestate).
+func passTraceOn(_ *event.Event, cause *record.Record) []record.Header {
+	var headers []record.Header
+	for _, name := range []string{"traceparent", "tracestate"} {
+		if v := cause.Header(name); v != nil {
+			headers = append(headers, record.Header{Key: name, Value: v})
+		}
+	}
+	return headers
+}

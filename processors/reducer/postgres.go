@@ -1,0 +1,341 @@
+package reducer
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/regent-infra/regent/internal/event"
+	"github.com/regent-infra/regent/internal/record"
+	"github.com/regent-infra/regent/internal/stream"
+	"github.com/regent-infra/regent/internal/topics"
+	"github.com/regent-infra/regent/processors/fold"
+	"github.com/regent-infra/regent/schemas"
+)
+
+const (
+	// PostgresName is the processor's name.
+	PostgresName = "reducer.postgres"
+	// StateTable is the table of the changelog: the state as last emitted.
+	StateTable = "state"
+	// postgresFoldVersion rises with every change of what processors/fold makes of the same facts.
+	postgresFoldVersion = 1
+
+	// recheckEvery is how often, by append time, silent nodes are compared with the table again, and recheckLimit how many at once.
+	recheckEvery = time.Second
+	recheckLimit = 256
+)
+
+// Postgres returns the reducer of PostgreSQL nodes and clusters.
+func Postgres(config Config) (stream.Definition, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return stream.Definition{}, err
+	}
+	kind := event.KindPostgres
+	return stream.Definition{
+		Name:        PostgresName,
+		FoldVersion: postgresFoldVersion,
+		Inputs:      []stream.Input{{Topic: topics.Observations(kind)}, {Topic: topics.Heartbeats(kind)}},
+		Changelog:   topics.State(kind),
+		Outputs:     []string{topics.DeadLetter},
+		Tables:      []stream.Table{{Name: StateTable, Source: topics.State(kind)}},
+		Tick:        tick(&config, PostgresName, topics.Heartbeats(kind)),
+		DeadLetter:  deadLetter(&config, PostgresName),
+		NewMachine:  func(int32) stream.Machine { return newPostgresMachine(&config) },
+	}, nil
+}
+
+// postgresMachine folds the records of one task. Everything in it is soft.
+type postgresMachine struct {
+	config       *Config
+	observations string
+	heartbeats   string
+	state        string
+
+	views   viewCache
+	silence *fold.Silence
+	// tookOver: the table has been read for nodes that were alive, and for guards.
+	tookOver bool
+	// rechecked is the append time of the last comparison of silent nodes with the table.
+	rechecked time.Time
+	// guards are those in the table, the oldest first.
+	guards []guard
+}
+
+// guard is a ResourceForgotten in the table.
+type guard struct {
+	key         string
+	forgottenAt time.Time
+}
+
+func newPostgresMachine(config *Config) *postgresMachine {
+	return &postgresMachine{
+		config:       config,
+		observations: topics.Observations(event.KindPostgres),
+		heartbeats:   topics.Heartbeats(event.KindPostgres),
+		state:        topics.State(event.KindPostgres),
+		views:        newViewCache(config.Codec, topics.State(event.KindPostgres)),
+		silence:      fold.NewSilence(),
+	}
+}
+
+// Process implements [stream.Machine].
+func (m *postgresMachine) Process(task stream.Task, rec *record.Record) error {
+	switch rec.Topic {
+	case m.observations:
+		if rec.Tombstone() {
+			return m.forget(task, rec)
+		}
+		return m.observe(task, rec)
+	case m.heartbeats:
+		return m.beat(task, rec)
+	default:
+		return fmt.Errorf("process a record of topic %s: %s does not read it", rec.Topic, PostgresName)
+	}
+}
+
+// address checks that an event about a node stands where it belongs, and returns the node.
+func (m *postgresMachine) address(rec *record.Record, header *schemas.EnvelopeHeader) (event.ResourceID, error) {
+	resource, err := m.resource(rec, header.Resource)
+	if err != nil {
+		return "", err
+	}
+	if header.Cluster != string(resource.Cluster()) {
+		return "", poison(reasonMisaddressed, "the event says cluster %q, but its resource is %s", header.Cluster, resource)
+	}
+	return resource, nil
+}
+
+// resource checks that name is a node of a PostgreSQL cluster whose partition is the record's, and the record's key.
+func (m *postgresMachine) resource(rec *record.Record, name string) (event.ResourceID, error) {
+	resource, err := event.ParseResourceID(name)
+	if err != nil {
+		return "", poison(reasonMisaddressed, "read what the event is about: %w", err)
+	}
+	switch cluster := resource.Cluster(); {
+	case resource.Node() == "" || cluster.Kind() != event.KindPostgres:
+		return "", poison(reasonMisaddressed, "the event is about %s, expected a node such as postgres/orders/node/pg-1", resource)
+	case string(rec.Key) != name:
+		return "", poison(reasonMisaddressed, "the record's key is %q, expected the resource %s", clip(rec.Key), resource)
+	case m.config.Partitions > 0 && event.Partition(cluster, m.config.Partitions) != rec.Partition:
+		return "", poison(reasonMisaddressed, "%s belongs to partition %d of %d: the producer must partition by murmur2 of the cluster id",
+			cluster, event.Partition(cluster, m.config.Partitions), m.config.Partitions)
+	}
+	return resource, nil
+}
+
+// observe folds an observation.
+func (m *postgresMachine) observe(task stream.Task, rec *record.Record) error {
+	e, err := m.config.Codec.Decode(rec.Topic, rec.Value)
+	if err != nil {
+		return undecodable(err)
+	}
+	observed, ok := e.Payload.(*schemas.PostgresNodeObserved)
+	if !ok {
+		return poison(reasonMalformed, "the payload is %s, expected PostgresNodeObserved", e.Type)
+	}
+	resource, err := m.address(rec, &e.EnvelopeHeader)
+	if err != nil {
+		return err
+	}
+	switch {
+	case observed.Node != resource.Node():
+		return poison(reasonMalformed, "the observation says node %q, but its resource is %s", observed.Node, resource)
+	case e.Sequence < 1:
+		return poison(reasonMalformed, "the sequence is %d, expected 1 or more", e.Sequence)
+	}
+	v, err := m.views.load(task, resource.Cluster())
+	if err != nil {
+		return err
+	}
+	fact := fold.NodeObserved{
+		Header: e.EnvelopeHeader, Observed: observed,
+		At: fold.Position{Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset},
+	}
+	returned := false
+	if !v.has(observed.Node) {
+		if fact.Guard, returned, err = m.guardOf(task, resource, rec.Timestamp); err != nil {
+			return err
+		}
+	}
+	fact.Pulse, _ = m.silence.Pulse(string(resource))
+	out := newOutput(m.config, PostgresName, task, m.state, rec, e.EnvelopeHeader)
+	accepted, err := m.views.apply(task, out, v, fact)
+	if err != nil || !accepted {
+		return err
+	}
+	if returned {
+		out.drop(guardKey(resource))
+	}
+	// A node that was never heard is expected to beat from now on, else one that never does would stay UNKNOWN for ever.
+	if _, known := m.silence.Pulse(string(resource)); !known && m.tookOver {
+		m.expect(resource)
+	}
+	return nil
+}
+
+// expect lets the silence of a node count from now on if its state does not call it silent already.
+func (m *postgresMachine) expect(resource event.ResourceID) {
+	if pulse, known := m.views.pulse(resource); known && pulse.Liveness != schemas.LivenessSuspect {
+		m.silence.Expect(string(resource), pulse)
+	}
+}
+
+// guardOf returns the sequence that a forgotten node has to exceed to come back; present says that there is a guard in the table.
+func (m *postgresMachine) guardOf(task stream.Task, resource event.ResourceID, appended time.Time) (sequence int64, present bool, err error) {
+	value, err := task.Get(StateTable, guardKey(resource))
+	if err != nil || value == nil {
+		return 0, false, err
+	}
+	_, g, err := decodeState[schemas.ResourceForgotten](m.config.Codec, m.state, value)
+	if err != nil {
+		return 0, true, fmt.Errorf("read the guard of %s: %w", resource, err)
+	}
+	if !fold.ForgottenGuards(g, appended, m.config.HistoryWindow) {
+		return 0, true, nil
+	}
+	return g.Sequence, true, nil
+}
+
+// forget folds a tombstone: the node's state goes, a guard stays.
+func (m *postgresMachine) forget(task stream.Task, rec *record.Record) error {
+	resource, err := m.resource(rec, string(rec.Key))
+	if err != nil {
+		return err
+	}
+	v, err := m.views.load(task, resource.Cluster())
+	if err != nil || !v.has(resource.Node()) {
+		return err
+	}
+	sequence := v.guard(resource.Node())
+	out := newOutput(m.config, PostgresName, task, m.state, rec, schemas.EnvelopeHeader{})
+	if _, err := m.views.apply(task, out, v, fold.NodeForgotten{Node: resource.Node()}); err != nil {
+		return err
+	}
+	key := guardKey(resource)
+	forgotten := &schemas.ResourceForgotten{Resource: string(resource), Sequence: sequence, ForgottenAt: rec.Timestamp}
+	if _, _, err := out.put(key, string(resource.Cluster()), string(resource), forgotten, 0); err != nil {
+		return err
+	}
+	if m.tookOver {
+		m.guards = append(m.guards, guard{key: string(key), forgottenAt: rec.Timestamp})
+	}
+	return nil
+}
+
+// beat lets time pass, and notes who lives.
+func (m *postgresMachine) beat(task stream.Task, rec *record.Record) error {
+	if rec.Tombstone() {
+		return poison(reasonMalformed, "a heartbeat cannot be deleted: this topic holds no values per key")
+	}
+	e, err := m.config.Codec.Decode(rec.Topic, rec.Value)
+	if err != nil {
+		return undecodable(err)
+	}
+	var resource event.ResourceID
+	var suspects []string
+	switch p := e.Payload.(type) {
+	case *schemas.StreamTicked:
+		if err := m.takeOver(task); err != nil {
+			return err
+		}
+		suspects = m.silence.Pass(rec.Timestamp)
+	case *schemas.NodeHeartbeat:
+		if resource, err = m.address(rec, &e.EnvelopeHeader); err != nil {
+			return err
+		}
+		if err := m.takeOver(task); err != nil {
+			return err
+		}
+		suspects = m.silence.Beat(rec.Timestamp, string(resource), p.IntervalMs, p.SuspectAfterMs)
+	default:
+		return poison(reasonMalformed, "the payload is %s, expected NodeHeartbeat or StreamTicked", e.Type)
+	}
+	out := newOutput(m.config, PostgresName, task, m.state, rec, e.EnvelopeHeader)
+	if resource != "" {
+		suspects = append(suspects, string(resource))
+	}
+	if rec.Timestamp.Sub(m.rechecked).Abs() >= recheckEvery {
+		m.rechecked = rec.Timestamp
+		suspects = append(suspects, m.silence.Suspects(recheckLimit)...)
+	}
+	for _, name := range suspects {
+		if err := m.tell(task, out, event.ResourceID(name)); err != nil {
+			return err
+		}
+	}
+	return m.clearGuards(task, out, rec.Timestamp)
+}
+
+// tell folds what the heartbeats say of a node, unless the table says it already.
+func (m *postgresMachine) tell(task stream.Task, out *output, resource event.ResourceID) error {
+	pulse, known := m.silence.Pulse(string(resource))
+	if !known {
+		return nil
+	}
+	said, err := m.views.says(task, resource, pulse)
+	if err != nil || said {
+		return err
+	}
+	v, err := m.views.load(task, resource.Cluster())
+	if err != nil {
+		return err
+	}
+	_, err = m.views.apply(task, out, v, fold.PulseChanged{Node: resource.Node(), Pulse: pulse})
+	return err
+}
+
+// takeOver reads the table once: what was not silent when last emitted is expected to beat from now on, and guards are to be cleared.
+func (m *postgresMachine) takeOver(task stream.Task) error {
+	if m.tookOver {
+		return nil
+	}
+	for key, value := range task.Range(StateTable, []byte(string(event.KindPostgres)+"/")) {
+		switch name := string(key); {
+		case strings.Contains(name, nodeInfix):
+			_, s, err := decodeState[schemas.PostgresNodeState](m.config.Codec, m.state, value)
+			if err != nil {
+				return fmt.Errorf("read the state of %s: %w", name, err)
+			}
+			if s.Liveness != schemas.LivenessSuspect {
+				m.silence.Expect(name, fold.Pulse{Liveness: s.Liveness, IntervalMs: s.HeartbeatIntervalMs, SuspectAfterMs: s.SuspectAfterMs})
+			}
+		case strings.Contains(name, guardInfix):
+			_, g, err := decodeState[schemas.ResourceForgotten](m.config.Codec, m.state, value)
+			if err != nil {
+				return fmt.Errorf("read the guard %s: %w", name, err)
+			}
+			m.guards = append(m.guards, guard{key: name, forgottenAt: g.ForgottenAt})
+		}
+	}
+	slices.SortStableFunc(m.guards, func(a, b guard) int { return a.forgottenAt.Compare(b.forgottenAt) })
+	m.tookOver = true
+	return nil
+}
+
+// clearGuards deletes guards that hold no more. A guard may have been renewed, or the node may be back: the table decides.
+func (m *postgresMachine) clearGuards(task stream.Task, out *output, now time.Time) error {
+	for len(m.guards) > 0 && !now.Before(m.guards[0].forgottenAt.Add(m.config.HistoryWindow)) {
+		g := m.guards[0]
+		value, err := task.Get(StateTable, []byte(g.key))
+		if err != nil {
+			return err
+		}
+		if value != nil {
+			_, kept, err := decodeState[schemas.ResourceForgotten](m.config.Codec, m.state, value)
+			if err != nil {
+				return fmt.Errorf("read the guard %s: %w", g.key, err)
+			}
+			if kept.ForgottenAt.Equal(g.forgottenAt) {
+				out.drop([]byte(g.key))
+			}
+		}
+		m.guards = m.guards[1:]
+	}
+	return nil
+}
+
+// clip bounds a key from outside for a message.
+func clip(b []byte) []byte { return b[:min(len(b), 200)] }
