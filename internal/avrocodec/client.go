@@ -186,16 +186,14 @@ func (c *Client) Versions(ctx context.Context, subject string) ([]string, error)
 
 // Mode returns the compatibility mode of a subject, or "" if it has none of its own.
 func (c *Client) Mode(ctx context.Context, subject string) (string, error) {
-	for _, result := range c.registry.Compatibility(ctx, subject) {
-		if hasCode(result.Err, codeNoSubjectMode) || hasCode(result.Err, codeSubjectNotFound) {
-			return "", nil
-		}
-		if result.Err != nil {
-			return "", c.explain("read the compatibility mode of subject "+subject, result.Err)
-		}
-		return result.Level.String(), nil
+	result := c.registry.Compatibility(ctx, subject)[0] // one subject, one result
+	switch {
+	case hasCode(result.Err, codeNoSubjectMode), hasCode(result.Err, codeSubjectNotFound):
+		return "", nil
+	case result.Err != nil:
+		return "", c.explain("read the compatibility mode of subject "+subject, result.Err)
 	}
-	return "", nil
+	return result.Level.String(), nil
 }
 
 // SetMode sets the compatibility mode of a subject, such as BACKWARD_TRANSITIVE.
