@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -119,7 +120,35 @@ func (b *broker) prepare() error {
 				slog.Duration("took", b.cfg.Clock.Now().Sub(started)))
 		}
 	}
-	return brokerdisk.DropSession(path)
+	if err := brokerdisk.DropSession(path); err != nil {
+		return diskError(err)
+	}
+	return b.compact(path)
+}
+
+// compact shrinks compacted topics as far as the time for it goes.
+func (b *broker) compact(path string) error {
+	if b.cfg.CompactionBudget < 0 {
+		return nil
+	}
+	started := b.cfg.Clock.Now()
+	report, err := brokerdisk.Compact(brokerdisk.Compaction{
+		Dir:          path,
+		Checkpoint:   b.dir.file(cleanedName),
+		NowMillis:    started.UnixMilli(),
+		SegmentBytes: b.cfg.SegmentBytes,
+		Continue:     func() bool { return b.cfg.Clock.Now().Sub(started) < b.cfg.CompactionBudget },
+		Crash:        b.cfg.crash,
+	})
+	if err != nil {
+		return fmt.Errorf("compact broker files: %w", diskError(err))
+	}
+	if report.Partitions > 0 || report.Left > 0 {
+		b.cfg.Logger.Info("topics compacted", slog.Int("partitions", report.Partitions), slog.Int64("bytes_before", report.BytesBefore),
+			slog.Int64("bytes_after", report.BytesAfter), slog.Int("records_removed", report.RecordsRemoved), slog.Int("left_for_next_start", report.Left),
+			slog.Duration("took", b.cfg.Clock.Now().Sub(started)))
+	}
+	return nil
 }
 
 // fail stops the broker for good: what a client has not been told yet, it will not be told, because it may not be on
@@ -192,7 +221,9 @@ func writeFailure(format string, args []any) error {
 // retain deletes expired records now and then until ctx ends.
 func (b *broker) retain(ctx context.Context) {
 	for {
-		b.applyRetention(ctx)
+		if err := b.expire(); err != nil {
+			b.cfg.Logger.Error("expired records could not be deleted", slog.Any("error", err))
+		}
 		t := b.cfg.Clock.NewTimer(b.cfg.RetentionInterval)
 		select {
 		case <-ctx.Done():
@@ -203,4 +234,35 @@ func (b *broker) retain(ctx context.Context) {
 	}
 }
 
-func (b *broker) applyRetention(context.Context) {}
+// expire deletes the records that have expired now. Only topics whose cleanup.policy names delete have any.
+func (b *broker) expire() error {
+	dir := b.dir.file(brokerName)
+	topics, err := brokerdisk.Expiries(dir)
+	if err != nil {
+		return err
+	}
+	now := b.cfg.Clock.Now().UnixMilli()
+	var errs []error
+	for _, t := range topics {
+		for _, p := range b.cluster.PartitionInfos(t.Topic) {
+			r := brokerdisk.Retention{
+				Dir: dir, Topic: t.Topic, Partition: p.Partition,
+				LogStart: p.LogStartOffset, Limit: min(p.LastStableOffset, p.HighWatermark-1),
+			}
+			if t.Millis >= 0 {
+				r.Before = now - t.Millis
+			}
+			if t.Bytes >= 0 {
+				r.ExcessBytes = max(p.NumBytes-t.Bytes, 0)
+			}
+			to, err := brokerdisk.RetentionPoint(r)
+			if err == nil && to > p.LogStartOffset {
+				err = b.cluster.DeleteRecords(t.Topic, p.Partition, to)
+			}
+			if err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) {
+				errs = append(errs, fmt.Errorf("delete expired records of %s/%d: %w", t.Topic, p.Partition, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -22,6 +22,8 @@ var managedConfigs = map[string]bool{
 	"offset.retention.ms":                 true,
 	"offsets.retention.minutes":           true,
 	"offsets.retention.check.interval.ms": true,
+	"log.retention.bytes":                 true,
+	"log.retention.ms":                    true,
 	"log.segment.bytes":                   true,
 	"log.message.timestamp.type":          true,
 	"transaction.max.timeout.ms":          true,

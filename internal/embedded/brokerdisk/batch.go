@@ -38,6 +38,7 @@ const (
 type rawBatch []byte
 
 func (b rawBatch) baseOffset() int64  { return int64(binary.BigEndian.Uint64(b[atBaseOffset:])) }
+func (b rawBatch) length() int32      { return int32(binary.BigEndian.Uint32(b[atLength:])) }
 func (b rawBatch) leaderEpoch() int32 { return int32(binary.BigEndian.Uint32(b[atLeaderEpoch:])) }
 func (b rawBatch) attributes() int16  { return int16(binary.BigEndian.Uint16(b[atAttributes:])) }
 func (b rawBatch) lastDelta() int32   { return int32(binary.BigEndian.Uint32(b[atLastDelta:])) }

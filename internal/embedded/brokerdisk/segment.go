@@ -53,8 +53,7 @@ func indexPath(dir string, base int64) string {
 	return filepath.Join(dir, strconv.FormatInt(base, 10)+".idx")
 }
 
-// listSegments returns the base offsets of a partition's segment files in ascending order, and removes index files that
-// have no segment. A missing directory has none.
+// listSegments returns the base offsets of a partition's segment files in ascending order. A missing directory has none.
 func listSegments(dir string) ([]int64, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -97,8 +96,12 @@ type partition struct {
 	batches, tornBytes, indexes int
 }
 
-// scan reads all batches of a partition, cuts off a torn end and repairs the index files.
+// scan reads all batches of a partition, finishes what compaction began, cuts off a torn end and repairs the index
+// files.
 func (p *partition) scan() error {
+	if err := finishSwaps(p.dir); err != nil {
+		return err
+	}
 	bases, err := listSegments(p.dir)
 	if err != nil {
 		return err
@@ -111,6 +114,27 @@ func (p *partition) scan() error {
 		}
 		if kept {
 			p.bases = append(p.bases, base)
+		}
+	}
+	return p.removeLoneIndexes()
+}
+
+// removeLoneIndexes deletes index files without a segment.
+func (p *partition) removeLoneIndexes() error {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("list index files in %s: %w", p.dir, err)
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".idx")
+		if !ok {
+			continue
+		}
+		if base, err := strconv.ParseInt(name, 10, 64); err == nil && slices.Contains(p.bases, base) {
+			continue
+		}
+		if err := removeFile(filepath.Join(p.dir, e.Name())); err != nil {
+			return err
 		}
 	}
 	return nil
