@@ -36,6 +36,9 @@ type Config struct {
 	Brokers  []string `koanf:"brokers" doc:"Kafka brokers to connect to, host:port; where empty, clients ask the server for them" check:"hostports"`
 	Registry string   `koanf:"registry" doc:"URL of the schema registry; where empty, clients ask the server for it" check:"url"`
 
+	Kafka        Kafka        `koanf:"kafka"`
+	RegistryAuth RegistryAuth `koanf:"registry_auth"`
+
 	Log       Log       `koanf:"log"`
 	Data      Data      `koanf:"data"`
 	Listen    Listen    `koanf:"listen"`
@@ -54,6 +57,35 @@ type Context struct {
 	Registry string   `koanf:"registry" doc:"URL of the schema registry" check:"url"`
 }
 
+// Kafka says how to speak to the brokers, besides where they are.
+type Kafka struct {
+	TLS  TLS  `koanf:"tls"`
+	SASL SASL `koanf:"sasl"`
+}
+
+// TLS is the encryption of connections to brokers.
+type TLS struct {
+	Enabled    bool   `koanf:"enabled" doc:"encrypt connections to the brokers"`
+	CAFile     string `koanf:"ca_file" doc:"certificate authorities to trust, PEM; empty: the system's"`
+	CertFile   string `koanf:"cert_file" doc:"client certificate, PEM; read anew for every connection"`
+	KeyFile    string `koanf:"key_file" doc:"key of the client certificate, PEM"`
+	ServerName string `koanf:"server_name" doc:"name expected in the brokers' certificates instead of their host names"`
+}
+
+// SASL is the authentication of connections to brokers.
+type SASL struct {
+	Mechanism    string `koanf:"mechanism" doc:"PLAIN (with TLS only), SCRAM-SHA-256 or SCRAM-SHA-512; empty for none" check:"enum=|PLAIN|SCRAM-SHA-256|SCRAM-SHA-512"`
+	User         string `koanf:"user" doc:"user towards the brokers"`
+	PasswordFile string `koanf:"password_file" doc:"file with the user's password; read anew for every connection"`
+}
+
+// RegistryAuth is the authentication towards the schema registry.
+type RegistryAuth struct {
+	User         string       `koanf:"user" doc:"user towards the schema registry; empty for none"`
+	Password     secret.Value `koanf:"password" doc:"password of that user; prefer password_file"`
+	PasswordFile string       `koanf:"password_file" doc:"file with that password"`
+}
+
 // Log says how to log.
 type Log struct {
 	Level  string `koanf:"level" doc:"least severe level that is logged" check:"enum=debug|info|warn|error"`
@@ -69,7 +101,7 @@ type Data struct {
 
 // Listen says where a control plane listens.
 type Listen struct {
-	API             string `koanf:"api" doc:"address of the HTTP API; port 0 lets the system choose" check:"hostport"`
+	HTTP            string `koanf:"http" doc:"address of the HTTP API; port 0 lets the system choose" check:"hostport"`
 	Broker          string `koanf:"broker" doc:"address of the embedded broker (Kafka protocol); port 0 lets the system choose" check:"hostport"`
 	BrokerAdvertise string `koanf:"broker_advertise" doc:"address that clients of the embedded broker are told; needed when it listens on a wildcard" check:"hostport"`
 	Registry        string `koanf:"registry" doc:"address of the embedded schema registry; port 0 lets the system choose" check:"hostport"`
@@ -135,7 +167,7 @@ func Default() Config {
 		Contexts: map[string]Context{},
 		Log:      Log{Level: "info", Format: "auto"},
 		Data:     Data{Dir: "regent-data"},
-		Listen:   Listen{API: "127.0.0.1:7400", Broker: "127.0.0.1:9092", Registry: "127.0.0.1:8081"},
+		Listen:   Listen{HTTP: "127.0.0.1:7400", Broker: "127.0.0.1:9092", Registry: "127.0.0.1:8081"},
 		Embedded: Embedded{MinFree: 64 << 20, RetentionInterval: 5 * time.Minute},
 		Process: Process{
 			Roles: []string{"reducer", "orchestrator", "fleet", "api"}, FlushInterval: 3 * time.Second, CacheSize: 256 << 20,

@@ -56,11 +56,11 @@ contexts:
 registry: http://file:8081
 log: {level: warn, format: json}
 data: {dir: /from/file}
-listen: {api: "127.0.0.1:1"}
+listen: {http: "127.0.0.1:1"}
 `)
 	flags := pflag.NewFlagSet("t", pflag.ContinueOnError)
 	BindFlag(flags, "data-dir", "data.dir")
-	BindFlag(flags, "listen-api", "listen.api")
+	BindFlag(flags, "http-listen", "listen.http")
 	BindFlag(flags, "sync", "embedded.sync")
 	if err := flags.Parse([]string{"--data-dir", "/from/flag", "--sync"}); err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ listen: {api: "127.0.0.1:1"}
 		"log.level":               {"debug", "environment variable REGENT_LOG_LEVEL"},
 		"data.dir":                {"/from/flag", "flag --data-dir"},
 		"embedded.sync":           {"true", "flag --sync"},
-		"listen.api":              {"127.0.0.1:1", file + " line 9"},
+		"listen.http":             {"127.0.0.1:1", file + " line 9"},
 		"postgres.password":       {"[secret]", "environment variable REGENT_POSTGRES_PASSWORD"},
 	} {
 		if l.Value(key) != want[0] || l.Source(key) != want[1] {
@@ -107,7 +107,7 @@ log:
   levle: debug
   format: xml
   level: [a]
-listen: {api: nowhere}
+listen: {http: nowhere}
 embedded: {min_free: lots, sync: perhaps, retention_interval: 5}
 data: 3
 procces: {}
@@ -130,7 +130,7 @@ topics: {partitions: 1.5, replication_factor: 99}
 		`line 6: unknown key log.levle; did you mean log.level?`,
 		`line 7: log.format: "xml", expected one of auto, text, json`,
 		`line 8: log.level: found a list, expected text`,
-		`line 9: listen.api: "nowhere", expected host:port such as 127.0.0.1:9092`,
+		`line 9: listen.http: "nowhere", expected host:port such as 127.0.0.1:9092`,
 		`line 10: embedded.min_free: found text "lots", expected a size such as 1048576 or 64MiB`,
 		`line 10: embedded.sync: found text "perhaps", expected true or false`,
 		`line 10: embedded.retention_interval: found the number 5, expected a duration such as 500ms, 5s or 2m`,

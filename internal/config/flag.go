@@ -63,9 +63,9 @@ func (l *loader) flags(flags *pflag.FlagSet) (values map[string]any, sources map
 	if flags == nil {
 		return values, sources
 	}
-	flags.Visit(func(f *pflag.Flag) {
+	flags.VisitAll(func(f *pflag.Flag) {
 		key := f.Annotations[keyAnnotation]
-		if len(key) == 0 {
+		if len(key) == 0 || !f.Changed {
 			return
 		}
 		s, ok := find(key[0])

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/regent-infra/regent/internal/httpapi"
+	"github.com/regent-infra/regent/internal/httpapi/topicview"
+	"github.com/regent-infra/regent/internal/kafka"
+	"github.com/regent-infra/regent/internal/lifecycle"
+	"github.com/regent-infra/regent/internal/record"
+	"github.com/regent-infra/regent/internal/stream"
+)
+
+// runtimes are the processors of this process, for the API.
+type runtimes struct {
+	// alone says that nobody else can have the tasks: without any, a processor is not ready.
+	alone bool
+
+	mu  sync.Mutex
+	all map[string]*stream.Runtime
+}
+
+func (r *runtimes) add(name string, runtime *stream.Runtime) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all == nil {
+		r.all = map[string]*stream.Runtime{}
+	}
+	r.all[name] = runtime
+}
+
+func (r *runtimes) list() []*stream.Runtime {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]*stream.Runtime, 0, len(r.all))
+	for _, runtime := range r.all {
+		list = append(list, runtime)
+	}
+	return list
+}
+
+// Status implements [httpapi.Processors].
+func (r *runtimes) Status() []httpapi.Processor {
+	var all []httpapi.Processor
+	for _, runtime := range r.list() {
+		s := runtime.Status()
+		all = append(all, httpapi.Processor{Status: s, Ready: s.Ready() && (!r.alone || len(s.Tasks) > 0)})
+	}
+	slices.SortFunc(all, func(a, b httpapi.Processor) int { return cmp.Compare(a.Processor, b.Processor) })
+	return all
+}
+
+// Digests implements [httpapi.Processors].
+func (r *runtimes) Digests(context.Context) ([]httpapi.Digest, error) {
+	var all []httpapi.Digest
+	for _, runtime := range r.list() {
+		digests, err := runtime.Digests()
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range digests {
+			all = append(all, httpapi.Digest{Processor: runtime.Status().Processor, Table: d.Table, Partition: d.Partition, Keys: d.Entries, Sum: d.Sum})
+		}
+	}
+	slices.SortFunc(all, func(a, b httpapi.Digest) int {
+		return cmp.Or(cmp.Compare(a.Processor, b.Processor), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Partition, b.Partition))
+	})
+	return all, nil
+}
+
+// api returns the services of the HTTP API: the view that it reads, and the server. The view counts as started before it has caught up, so
+// that the server can say how far it is.
+func (p *plane) api(listener net.Listener) []lifecycle.Service {
+	var view *topicview.View
+	return []lifecycle.Service{
+		{Name: "view", Run: func(ctx context.Context, ready func()) error {
+			view = topicview.New(topicview.Config{
+				Topics: p.followed(), Open: p.openView, Codec: p.codec, Logger: p.logger, Metrics: p.metrics, Clock: p.clock,
+			})
+			ready()
+			return view.Run(ctx, func() { p.logger.Debug("the view of the topics has caught up") })
+		}},
+		{Name: "HTTP API", Run: func(ctx context.Context, ready func()) error {
+			server := httpapi.New(listener, httpapi.Config{
+				Info: p.info(), View: view, Processors: p.runtimes, Set: p.set, Metrics: p.metrics, Logger: p.logger, Clock: p.clock,
+			})
+			p.logger.Info("the HTTP API is up", "url", server.URL())
+			return server.Run(ctx, ready)
+		}},
+	}
+}
+
+// openView reads the followed topics from their start.
+func (p *plane) openView(ctx context.Context) (topicview.Source, map[record.TopicPartition]int64, error) {
+	names := p.followed()
+	starts, err := p.admin.StartOffsets(ctx, names...)
+	if err != nil {
+		return nil, nil, err
+	}
+	ends, err := p.admin.StableOffsets(ctx, names...)
+	if err != nil {
+		return nil, nil, err
+	}
+	from := map[record.TopicPartition]kafka.Start{}
+	due := map[record.TopicPartition]int64{}
+	for tp, start := range starts {
+		from[tp] = kafka.FromEarliest()
+		if ends[tp] > start {
+			due[tp] = ends[tp]
+		}
+	}
+	reader, err := kafka.NewReader(p.kafka, from, kafka.ReaderConfig{})
+	if err != nil {
+		return nil, nil, err
+	}
+	return reader, due, nil
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/regent-infra/regent/internal/avrocodec"
+	"github.com/regent-infra/regent/internal/event"
+	"github.com/regent-infra/regent/internal/httpapi"
+	"github.com/regent-infra/regent/internal/lifecycle"
+	"github.com/regent-infra/regent/internal/record"
+	"github.com/regent-infra/regent/internal/stream"
+	"github.com/regent-infra/regent/internal/topics"
+	"github.com/regent-infra/regent/processors/reducer"
+)
+
+// Roles of a control plane.
+const (
+	roleReducer      = "reducer"
+	roleOrchestrator = "orchestrator"
+	roleFleet        = "fleet"
+	roleAPI          = "api"
+)
+
+// allRoles is what regent up runs.
+var allRoles = []string{roleReducer, roleOrchestrator, roleFleet, roleAPI}
+
+// headers are the record headers of an event that a processor emits: CloudEvents attributes, and the trace of its cause.
+func headers(e *event.Event, cause *record.Record) []record.Header {
+	return avrocodec.Headers(e, avrocodec.TraceOf(cause).Child(e.CorrelationID, e.ID))
+}
+
+// definition returns the processor of a role; ok is false for a role that is none.
+func (p *plane) definition(role, boot string) (d stream.Definition, ok bool, err error) {
+	switch role {
+	case roleReducer:
+		d, err = reducer.Postgres(p.reducerConfig(boot))
+	case roleFleet:
+		d, err = reducer.Fleet(p.reducerConfig(boot))
+	default:
+		return d, false, nil
+	}
+	return d, true, err
+}
+
+func (p *plane) reducerConfig(boot string) reducer.Config {
+	return reducer.Config{Instance: boot, Codec: p.codec, Partitions: p.set.Partitions(event.KindPostgres), Headers: headers}
+}
+
+// processors makes the services of the roles that process. Their definitions need the codec, so they are made when they start.
+func (p *plane) processors() []lifecycle.Service {
+	metrics := stream.NewMetrics(p.metrics)
+	boot := event.NewID()
+	var services []lifecycle.Service
+	for _, role := range []string{roleReducer, roleFleet} {
+		if !slices.Contains(p.roles, role) {
+			continue
+		}
+		services = append(services, lifecycle.Service{Name: role, Run: func(ctx context.Context, ready func()) error {
+			d, ok, err := p.definition(role, boot)
+			if err != nil || !ok {
+				return fmt.Errorf("make the processor: %w", err)
+			}
+			r, err := stream.New(d, stream.Options{
+				Log: p.log, Store: p.store, Clock: p.clock, Logger: p.logger, Metrics: metrics,
+				FlushInterval: p.config.Process.FlushInterval, CacheBytes: int(p.config.Process.CacheSize) / 2,
+			})
+			if err != nil {
+				return err
+			}
+			p.runtimes.add(d.Name, r)
+			ready()
+			return r.Run(ctx)
+		}})
+	}
+	return services
+}
+
+// followed are the topics that the API reads.
+func (p *plane) followed() []string {
+	names := []string{topics.FleetState}
+	for _, t := range p.set.All() {
+		if t.Kind != "" && (t.Name == topics.State(t.Kind) || t.Name == topics.Workflows(t.Kind)) {
+			names = append(names, t.Name)
+		}
+	}
+	return names
+}
+
+var _ httpapi.Processors = (*runtimes)(nil)
