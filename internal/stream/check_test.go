@@ -70,7 +70,7 @@ func sameState(a, b map[string][]byte) error {
 
 // audit checks invariants 1 and 3 of the runtime over what the topics hold. Every accepted fact must show in the side output
 // exactly once and in order, which it can only if the committed ranges are contiguous and disjoint.
-func (b *broker) audit(t *testing.T, running func(partition int32) map[string][]byte) error {
+func (b *broker) audit(t testing.TB, running func(partition int32) map[string][]byte) error {
 	t.Helper()
 	facts, states := b.read(t, factsTopic), b.read(t, stateTopic)
 	sides, deads := b.read(t, sideTopic), b.read(t, deadTopic)

@@ -58,6 +58,9 @@ func (r *Runtime) cycle(ctx context.Context) error {
 		if err := r.settleRecoveries(ctx); err != nil {
 			return err
 		}
+		if len(batch.Records) > 0 && !r.open() {
+			r.opts.reach(PointPolled)
+		}
 		if err := r.foldBatch(batch); err != nil {
 			return err
 		}
@@ -118,7 +121,7 @@ func (r *Runtime) foldBatch(b *Batch) error {
 	for _, p := range b.Progress {
 		r.progress(p, now)
 	}
-	return nil
+	return r.flushAhead()
 }
 
 // share is what one task gets of a batch.

@@ -70,9 +70,6 @@ func (r *Runtime) startFlush(now time.Time) {
 				parts = append(parts, part{tb, tb.active})
 				tb.flushing, tb.active = tb.active, newLayer()
 			}
-			if r.opts.sabotage.flushAhead && tb.overlay.Len() > 0 {
-				parts = append(parts, part{tb, tb.overlay.Clone()})
-			}
 		}
 		p := t.position(now)
 		b.Put(statestore.PositionKey(r.def.Name, t.id), p.Encode())

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait in the tests.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // broker is a Kafka broker in this process that listens on TCP.
 type broker struct {
@@ -35,7 +35,7 @@ type broker struct {
 	adm   *kadm.Client
 }
 
-func startBroker(t *testing.T, partitions int32, opts ...kfake.Opt) *broker {
+func startBroker(t testing.TB, partitions int32, opts ...kfake.Opt) *broker {
 	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{
 		kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100 * time.Millisecond),
@@ -57,7 +57,7 @@ func startBroker(t *testing.T, partitions int32, opts ...kfake.Opt) *broker {
 	return b
 }
 
-func (b *broker) topic(t *testing.T, name string, partitions int32, compact bool) {
+func (b *broker) topic(t testing.TB, name string, partitions int32, compact bool) {
 	t.Helper()
 	policy := "delete"
 	if compact {
@@ -70,7 +70,7 @@ func (b *broker) topic(t *testing.T, name string, partitions int32, compact bool
 }
 
 // send writes facts, waits for them, and returns the offset of the last.
-func (b *broker) send(t *testing.T, recs ...*kgo.Record) int64 {
+func (b *broker) send(t testing.TB, recs ...*kgo.Record) int64 {
 	t.Helper()
 	res := b.cl.ProduceSync(t.Context(), recs...)
 	if err := res.FirstErr(); err != nil {
@@ -84,7 +84,7 @@ func factRecord(partition int32, key string, seq uint64, text string) *kgo.Recor
 }
 
 // read returns all committed records of a topic, as they stand now, by partition.
-func (b *broker) read(t *testing.T, topic string) map[int32][]*kgo.Record {
+func (b *broker) read(t testing.TB, topic string) map[int32][]*kgo.Record {
 	t.Helper()
 	ends, err := b.adm.ListCommittedOffsets(t.Context(), topic)
 	if err != nil {
@@ -141,7 +141,7 @@ type instance struct {
 type instanceOption func(*kafka.SessionConfig, *stream.Options, *stream.Definition)
 
 // start runs the test processor until the test ends or stop is called.
-func (b *broker) start(t *testing.T, id string, store statestore.Store, options ...instanceOption) *instance {
+func (b *broker) start(t testing.TB, id string, store statestore.Store, options ...instanceOption) *instance {
 	t.Helper()
 	sc := kafka.SessionConfig{InstanceID: id, SessionTimeout: 2 * time.Second, HeartbeatInterval: 50 * time.Millisecond, TransactionTimeout: 2 * time.Second}
 	o := stream.Options{Store: store, PositionInterval: 20 * time.Millisecond}
@@ -191,7 +191,7 @@ func (b *broker) start(t *testing.T, id string, store statestore.Store, options 
 }
 
 // eventually waits until a condition holds.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(patience)
 	tick := time.NewTicker(time.Millisecond)

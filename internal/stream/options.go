@@ -79,18 +79,6 @@ type Options struct {
 	sabotage sabotage
 }
 
-// sabotage names the protections that tests can switch off to see a test go red.
-type sabotage struct {
-	// ignorePosition believes the store: it runs from P without comparing it with K.
-	ignorePosition bool
-	// skipRedo jumps from P to K without reading the changelog between them.
-	skipRedo bool
-	// keepAborted lets the state of an aborted transaction stay.
-	keepAborted bool
-	// flushAhead writes state to the store before its transaction is committed.
-	flushAhead bool
-}
-
 func or[T comparable](v, otherwise T) T {
 	var zero T
 	if v == zero {

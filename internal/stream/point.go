@@ -5,6 +5,8 @@ type Point string
 
 // The points, in the order of the cycle.
 const (
+	// PointPolled: records have been read, no transaction is open.
+	PointPolled Point = "polled"
 	// PointFolding: records are folded and some of their outputs are on the way, nothing is decided.
 	PointFolding Point = "folding"
 	// PointProduced: the broker has taken every output, no offset is in the transaction.

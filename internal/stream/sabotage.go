@@ -1,0 +1,42 @@
+package stream
+
+import (
+	"errors"
+
+	"github.com/RaduBerinde/btreemap"
+
+	"github.com/regent-infra/regent/statestore"
+)
+
+// sabotage names the protections that tests can switch off to see a test go red.
+type sabotage struct {
+	// ignorePosition believes the store: it runs from P without comparing it with K.
+	ignorePosition bool
+	// skipRedo jumps from P to K without reading the changelog between them.
+	skipRedo bool
+	// keepAborted lets the state of an aborted transaction stay.
+	keepAborted bool
+	// flushAhead writes state to the store before its transaction is committed.
+	flushAhead bool
+}
+
+// flushAhead writes what is not committed to the store, where a test has asked for that.
+func (r *Runtime) flushAhead() error {
+	if !r.opts.sabotage.flushAhead {
+		return nil
+	}
+	var b statestore.Batch
+	for _, t := range r.sortedTasks() {
+		for _, name := range r.def.tableNames() {
+			tb := t.tables[name]
+			for k, v := range tb.overlay.Ascend(btreemap.Min[[]byte](), btreemap.Max[[]byte]()) {
+				if v == nil {
+					b.Delete(tb.storeKey(k))
+				} else {
+					b.Put(tb.storeKey(k), v)
+				}
+			}
+		}
+	}
+	return errors.Join(r.opts.Store.Apply(&b), r.opts.Store.Flush())
+}
