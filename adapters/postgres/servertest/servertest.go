@@ -75,9 +75,13 @@ func run(m *testing.M) (code int, err error) {
 	return code, err
 }
 
+// BinariesVariable names the environment variable that gives the folder of the programs to test with, to run the tests on
+// another version than the installed one.
+const BinariesVariable = "REGENT_TEST_POSTGRES"
+
 // Binaries returns the installed PostgreSQL, or fetches one.
 func Binaries(ctx context.Context) (binary.Set, error) {
-	return binary.Locate(ctx, binary.FindOptions{}, &binary.FetchOptions{})
+	return binary.Locate(ctx, binary.FindOptions{Dir: os.Getenv(BinariesVariable)}, &binary.FetchOptions{})
 }
 
 // Dir returns a new folder that PostgreSQL's user can reach; it is removed with the test.

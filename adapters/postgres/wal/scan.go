@@ -57,7 +57,7 @@ type reader struct {
 	config ScanConfig
 	file   *os.File
 	name   string
-	// buffer holds the bytes of file from offset on.
+	// buffer holds filled bytes of file from offset on.
 	buffer []byte
 	offset uint64
 	filled int
@@ -139,56 +139,71 @@ func (r *reader) timelinesFor(l LSN) []Timeline {
 	return list
 }
 
-// read assembles the record at a boundary from the files of one timeline.
+// read assembles the record at a boundary from the files of one timeline. A record that was never finished, because the server died
+// in its middle and went on at the next page, is passed over.
 func (r *reader) read(at LSN, t Timeline) (Record, error) {
+	for {
+		record, resumed, err := r.assemble(at, t)
+		if err != nil {
+			return Record{}, err
+		}
+		if resumed != 0 {
+			at = resumed
+			continue
+		}
+		if err := parseRecord(&record, r.record); err != nil {
+			return Record{}, err
+		}
+		if record.isSwitch() {
+			size := r.config.SegmentSize
+			record.End = size.Start(size.SegmentOf(record.End-1) + 1)
+		}
+		if limit, ok := r.config.History.EndOf(t); ok && record.End > limit {
+			return Record{}, fmt.Errorf("%w: record at %s lies behind the switch from timeline %d at %s", errInvalid, record.Start, t, limit)
+		}
+		return record, nil
+	}
+}
+
+// assemble collects the bytes of a record into r.record. resumed is not 0 if the record was given up, and another begins there.
+func (r *reader) assemble(at LSN, t Timeline) (record Record, resumed LSN, err error) {
 	start := skipHeader(at, r.config.SegmentSize)
 	pageStart := start &^ (BlockSize - 1)
 	page, header, err := r.page(pageStart, t)
 	if err != nil {
-		return Record{}, err
+		return Record{}, 0, err
 	}
 	if int(start-pageStart) < header.size || header.flags&flagContinues != 0 && start == pageStart+LSN(header.size) {
-		return Record{}, fmt.Errorf("%w: no record starts at %s", errInvalid, start)
+		return Record{}, 0, fmt.Errorf("%w: no record starts at %s", errInvalid, start)
 	}
 	rest := page[start-pageStart:]
-	total := binary.LittleEndian.Uint32(rest)
+	total := int(binary.LittleEndian.Uint32(rest))
 	if total < recordHeaderSize || total > MaxRecordSize {
-		return Record{}, fmt.Errorf("%w: record at %s has length %d", errInvalid, start, total)
+		return Record{}, 0, fmt.Errorf("%w: record at %s has length %d", errInvalid, start, total)
 	}
-	record := Record{Start: start, Major: header.major}
-	r.record = append(r.record[:0], rest[:min(int(total), len(rest))]...)
+	record = Record{Start: start, Major: header.major}
+	r.record = append(r.record[:0], rest[:min(total, len(rest))]...)
 	end := start + LSN(len(r.record))
-	for len(r.record) < int(total) {
+	for len(r.record) < total {
 		pageStart += BlockSize
 		page, header, err := r.page(pageStart, t)
 		if err != nil {
-			return Record{}, err
+			return Record{}, 0, err
 		}
-		missing := int(total) - len(r.record)
 		if header.flags&flagOverwritten != 0 {
-			// The record was never finished: the server died, and went on here.
-			return r.read(pageStart, t)
+			return Record{}, pageStart, nil
 		}
+		missing := total - len(r.record)
 		if header.flags&flagContinues == 0 || int(header.remaining) != missing {
-			return Record{}, fmt.Errorf("%w: record at %s does not go on at %s", errInvalid, start, pageStart)
+			return Record{}, 0, fmt.Errorf("%w: record at %s does not go on at %s", errInvalid, start, pageStart)
 		}
 		part := page[header.size:]
 		part = part[:min(missing, len(part))]
 		r.record = append(r.record, part...)
 		end = pageStart + LSN(header.size+len(part))
 	}
-	if err := parseRecord(&record, r.record); err != nil {
-		return Record{}, err
-	}
 	record.End = end.align()
-	if record.isSwitch() {
-		size := r.config.SegmentSize
-		record.End = size.Start(size.SegmentOf(record.End-1) + 1)
-	}
-	if limit, ok := r.config.History.EndOf(t); ok && record.End > limit {
-		return Record{}, fmt.Errorf("%w: record at %s lies behind the switch from timeline %d at %s", errInvalid, start, t, limit)
-	}
-	return record, nil
+	return record, 0, nil
 }
 
 // page returns the page at an address from a timeline's file, valid until the next call.
