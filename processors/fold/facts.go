@@ -95,7 +95,7 @@ func digest(resource string, o *schemas.PostgresNodeObserved, at time.Time) *fac
 	f.digestPositions(o)
 	if r := o.Receiver; r != nil {
 		fresh := r.LastMessageReceivedAt != nil && at.Sub(*r.LastMessageReceivedAt) <= receiverFreshness
-		f.streaming = r.Status == "streaming" && fresh
+		f.streaming = r.Status == "streaming" && fresh && o.Postmaster == schemas.PostmasterStatusRunning
 		f.receivingTimeline = r.Timeline
 	}
 	for _, w := range o.Senders {

@@ -98,7 +98,7 @@ func ownCauses(resource string, o *schemas.PostgresNodeObserved, f *facts) []sch
 		case s.WalStatus == "unreserved":
 			add(causeSlotUnreserved, "WAL that slot %s needs may go at the next checkpoint", s.Name)
 		case !s.Active && s.RetainedBytes >= slotRetentionLimit:
-			add(causeSlotRetainsWal, "slot %s is not in use and keeps back %s of WAL; limit %s", s.Name, atLeastBytes(s.RetainedBytes), atLeastBytes(slotRetentionLimit))
+			add(causeSlotRetainsWal, "slot %s is not in use and keeps back %s or more of WAL; limit %s", s.Name, atLeastBytes(s.RetainedBytes), atLeastBytes(slotRetentionLimit))
 		}
 	}
 	if o.Queries != nil && o.Queries.ChecksumFailures > 0 {
@@ -190,22 +190,22 @@ func derivedCauses(resource string, n *PostgresNode, vouchedBy string, isDiverge
 	}
 	switch {
 	case lagMs != nil && *lagMs >= lagMsLimit:
-		add(causeReplicationLag, "replay is %s behind; limit %s", atLeastMs(*lagMs), atLeastMs(lagMsLimit))
+		add(causeReplicationLag, "replay is %s or more behind; limit %s", atLeastMs(*lagMs), atLeastMs(lagMsLimit))
 	case lagBytes != nil && *lagBytes >= lagBytesLimit:
-		add(causeReplicationLag, "replay is %s behind; limit %s", atLeastBytes(*lagBytes), atLeastBytes(lagBytesLimit))
+		add(causeReplicationLag, "replay is %s or more behind; limit %s", atLeastBytes(*lagBytes), atLeastBytes(lagBytesLimit))
 	}
 	return causes
 }
 
-// atLeastBytes tells a size in powers of two, so that the text changes rarely.
+// atLeastBytes tells the power of two that a size has reached, so that the text changes rarely.
 func atLeastBytes(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	exponent := int(math.Log2(float64(max(n, 1))))
 	unit := min(exponent/10, len(units)-1)
-	return fmt.Sprintf("%d %s or more", int64(1)<<(exponent-10*unit), units[unit])
+	return fmt.Sprintf("%d %s", int64(1)<<(exponent-10*unit), units[unit])
 }
 
-// atLeastMs tells a duration in coarse steps, so that the text changes rarely.
+// atLeastMs tells the coarse step that a duration has reached, so that the text changes rarely.
 func atLeastMs(ms int64) string {
 	steps := []struct {
 		ms   int64
@@ -213,10 +213,10 @@ func atLeastMs(ms int64) string {
 	}{{86_400_000, "a day"}, {21_600_000, "6 h"}, {3_600_000, "1 h"}, {600_000, "10 min"}, {60_000, "1 min"}, {10_000, "10 s"}}
 	for _, s := range steps {
 		if ms >= s.ms {
-			return s.text + " or more"
+			return s.text
 		}
 	}
-	return "less than 10 s"
+	return "0 s"
 }
 
 func orElse(s, otherwise string) string {
