@@ -118,28 +118,28 @@ func (f *eventFilter) check() error {
 	return nil
 }
 
-// start parses --from.
-func (f *eventFilter) start(now time.Time) (kafka.Start, error) {
+// origin parses --from; now is a moment that nothing is later than.
+func (f *eventFilter) origin(now time.Time) (from origin, latest bool, err error) {
 	switch f.from {
 	case "now":
-		return kafka.FromLatest(), nil
+		return origin{}, true, nil
 	case "earliest":
-		return kafka.FromEarliest(), nil
+		return fromEarliest, false, nil
 	}
 	if offset, err := strconv.ParseInt(f.from, 10, 64); err == nil && offset >= 0 {
-		return kafka.FromOffset(offset), nil
+		return origin{offset: offset}, false, nil
 	}
 	if ago, err := time.ParseDuration(f.from); err == nil && ago >= 0 {
-		return kafka.FromTime(now.Add(-ago)), nil
+		return origin{at: now.Add(-ago)}, false, nil
 	}
 	if at, err := time.Parse(time.RFC3339, f.from); err == nil {
-		return kafka.FromTime(at), nil
+		return origin{at: at}, false, nil
 	}
-	return kafka.Start{}, usagef("--from %s: expected now, earliest, an offset, a moment such as 2026-01-31T12:00:00Z, or how long ago such as 10m", f.from)
+	return origin{}, false, usagef("--from %s: expected now, earliest, an offset, a moment such as 2026-01-31T12:00:00Z, or how long ago such as 10m", f.from)
 }
 
 // sources returns the partitions to read.
-func (f *eventFilter) sources(ctx context.Context, l *link, start kafka.Start) (map[record.TopicPartition]kafka.Start, error) {
+func (f *eventFilter) sources(ctx context.Context, l *link) ([]record.TopicPartition, error) {
 	var names []string
 	for _, name := range f.topics {
 		topic, err := l.resolveTopic(name)
@@ -160,7 +160,7 @@ func (f *eventFilter) sources(ctx context.Context, l *link, start kafka.Start) (
 	if err != nil {
 		return nil, err
 	}
-	starts := map[record.TopicPartition]kafka.Start{}
+	var partitions []record.TopicPartition
 	for _, name := range names {
 		t, ok := found[name]
 		if !ok {
@@ -168,25 +168,25 @@ func (f *eventFilter) sources(ctx context.Context, l *link, start kafka.Start) (
 		}
 		declared, _ := l.set.Topic(name)
 		if f.cluster != "" && declared.Kind != "" {
-			starts[record.TopicPartition{Topic: name, Partition: event.Partition(event.ClusterID(f.cluster), t.Partitions)}] = start
+			partitions = append(partitions, record.TopicPartition{Topic: name, Partition: event.Partition(event.ClusterID(f.cluster), t.Partitions)})
 			continue
 		}
 		for p := range t.Partitions {
-			starts[record.TopicPartition{Topic: name, Partition: p}] = start
+			partitions = append(partitions, record.TopicPartition{Topic: name, Partition: p})
 		}
 	}
-	return starts, nil
+	return partitions, nil
 }
 
 // errEnough ends a tail.
 var errEnough = errors.New("enough events")
 
 func (a *app) tail(ctx context.Context, l *link, o *output, f *eventFilter) error {
-	start, err := f.start(a.clock.Now())
+	from, latest, err := f.origin(a.clock.Now())
 	if err != nil {
 		return err
 	}
-	starts, err := f.sources(ctx, l, start)
+	partitions, err := f.sources(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,10 @@ func (a *app) tail(ctx context.Context, l *link, o *output, f *eventFilter) erro
 	}
 	if !f.follow {
 		var first error
-		err := l.scan(ctx, starts, func(r record.Record) {
+		if latest {
+			return nil
+		}
+		err := l.scan(ctx, partitions, from, func(r record.Record) {
 			if first == nil {
 				first = show(r)
 			}
@@ -212,6 +215,10 @@ func (a *app) tail(ctx context.Context, l *link, o *output, f *eventFilter) erro
 			err = first
 		}
 		return notEnough(err)
+	}
+	starts, err := f.starts(ctx, l, partitions, from, latest)
+	if err != nil {
+		return err
 	}
 	reader, err := kafka.NewReader(l.kafka, starts, kafka.ReaderConfig{Uncommitted: f.uncommitted})
 	if err != nil {
@@ -229,6 +236,29 @@ func (a *app) tail(ctx context.Context, l *link, o *output, f *eventFilter) erro
 			}
 		}
 	}
+}
+
+// starts returns where a reader that goes on for ever begins.
+func (f *eventFilter) starts(ctx context.Context, l *link, partitions []record.TopicPartition, from origin, latest bool) (map[record.TopicPartition]kafka.Start, error) {
+	starts := map[record.TopicPartition]kafka.Start{}
+	var names []string
+	for _, tp := range partitions {
+		starts[tp] = kafka.FromLatest()
+		if !slices.Contains(names, tp.Topic) {
+			names = append(names, tp.Topic)
+		}
+	}
+	if latest {
+		return starts, nil
+	}
+	begins, err := l.offsets(ctx, from, names)
+	if err != nil {
+		return nil, err
+	}
+	for tp := range starts {
+		starts[tp] = kafka.FromOffset(begins[tp])
+	}
+	return starts, nil
 }
 
 func notEnough(err error) error {

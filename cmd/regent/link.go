@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -172,28 +174,52 @@ func (l *link) partitions(ctx context.Context, topic string) (int32, error) {
 	return t.Partitions, nil
 }
 
-// scan reads the committed records of partitions from their starts to their ends as of now.
-func (l *link) scan(ctx context.Context, starts map[record.TopicPartition]kafka.Start, fn func(record.Record)) error {
-	names := map[string]bool{}
+// origin says from where partitions are read.
+type origin struct {
+	// earliest is the start of the log; else at, where not zero, is a moment; else offset.
+	earliest bool
+	at       time.Time
+	offset   int64
+}
+
+var fromEarliest = origin{earliest: true}
+
+// offsets resolves an origin to an offset per partition of the topics.
+func (l *link) offsets(ctx context.Context, from origin, names []string) (map[record.TopicPartition]int64, error) {
+	if !from.earliest && !from.at.IsZero() {
+		return l.admin.OffsetsAt(ctx, from.at, names...)
+	}
+	starts, err := l.admin.StartOffsets(ctx, names...)
+	if err != nil || from.earliest {
+		return starts, err
+	}
 	for tp := range starts {
-		names[tp.Topic] = true
+		starts[tp] = max(starts[tp], from.offset)
 	}
-	list := make([]string, 0, len(names))
-	for name := range names {
-		list = append(list, name)
+	return starts, nil
+}
+
+// scan reads the committed records of partitions from an origin to their ends as of now.
+func (l *link) scan(ctx context.Context, partitions []record.TopicPartition, from origin, fn func(record.Record)) error {
+	var names []string
+	for _, tp := range partitions {
+		if !slices.Contains(names, tp.Topic) {
+			names = append(names, tp.Topic)
+		}
 	}
-	begins, err := l.admin.StartOffsets(ctx, list...)
+	begins, err := l.offsets(ctx, from, names)
 	if err != nil {
 		return err
 	}
-	ends, err := l.admin.StableOffsets(ctx, list...)
+	ends, err := l.admin.StableOffsets(ctx, names...)
 	if err != nil {
 		return err
 	}
+	starts := map[record.TopicPartition]kafka.Start{}
 	left := map[record.TopicPartition]int64{}
-	for tp := range starts {
-		if ends[tp] > begins[tp] {
-			left[tp] = ends[tp]
+	for _, tp := range partitions {
+		if begins[tp] < ends[tp] {
+			starts[tp], left[tp] = kafka.FromOffset(begins[tp]), ends[tp]
 		}
 	}
 	if len(left) == 0 {
@@ -202,15 +228,11 @@ func (l *link) scan(ctx context.Context, starts map[record.TopicPartition]kafka.
 	return l.read(ctx, starts, left, fn)
 }
 
-// scanQuiet is how long a scan waits for a first record: a partition that is read from its end has none.
+// scanQuiet is how long a scan waits where nothing comes any more: the last records below an end may have been compacted away.
 const scanQuiet = 2 * time.Second
 
 func (l *link) read(ctx context.Context, starts map[record.TopicPartition]kafka.Start, left map[record.TopicPartition]int64, fn func(record.Record)) error {
-	wanted := map[record.TopicPartition]kafka.Start{}
-	for tp := range left {
-		wanted[tp] = starts[tp]
-	}
-	reader, err := kafka.NewReader(l.kafka, wanted, kafka.ReaderConfig{MaxWait: 50 * time.Millisecond})
+	reader, err := kafka.NewReader(l.kafka, starts, kafka.ReaderConfig{MaxWait: 50 * time.Millisecond})
 	if err != nil {
 		return err
 	}
@@ -221,7 +243,7 @@ func (l *link) read(ctx context.Context, starts map[record.TopicPartition]kafka.
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-				return nil // nothing at or after the start
+				return nil
 			}
 			return err
 		}
@@ -232,8 +254,11 @@ func (l *link) read(ctx context.Context, starts map[record.TopicPartition]kafka.
 		}
 		for tp, position := range reader.Positions() {
 			if end, ok := left[tp]; ok && position >= end {
-				delete(left, tp)
+				left[tp] = -1 // read to its end: what comes later is not wanted
 			}
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Values(left)), func(end int64) bool { return end >= 0 }) {
+			return nil
 		}
 	}
 	return nil
