@@ -379,6 +379,8 @@ type ClusterRecord struct {
 	Backoffs []NodeBackoff `avro:"backoffs" json:"backoffs"`
 	// Term whose primary could not be restarted in place: it is not tried again under that term unless nobody else can serve. 0 if none.
 	RestartFailedTerm int64 `avro:"restart_failed_term" json:"restart_failed_term"`
+	// Term of the last promotion (or bootstrap); a reinstatement raises primary_term alone. A primary whose own term is below it has never taken office.
+	PromotionTerm int64 `avro:"promotion_term" json:"promotion_term"`
 }
 
 // A command was understood and its workflow started.
@@ -1031,7 +1033,7 @@ type PromotionEvidence struct {
 	Offset int64 `avro:"offset" json:"offset"`
 }
 
-// Become primary of the term. This is the only order that makes a server writable after bootstrap, besides ReinstatePrimary and StartPostgres(as_primary) for the incumbent. Sent again it keeps its id and content: there is one promotion per term. Whoever is already primary of this term reports DONE again. A stopped server with wal_end at or above min_lsn first starts as a standby from its own WAL, without an upstream, and is promoted then. DONE means: role PRIMARY under meta.term and connections are accepted; the observation must show term = meta.term.
+// Become primary of the term. This is the only order that makes a server writable after bootstrap, besides ReinstatePrimary and StartPostgres(as_primary) for the incumbent. Sent again it keeps its id and content: there is one promotion per term. Whoever is already primary of this term reports DONE again. A stopped server with wal_end at or above min_lsn first starts as a standby from its own WAL, without an upstream, and is promoted then. DONE means: role PRIMARY under meta.term and connections are accepted; the observation must show term = meta.term, and until then the term that it showed before.
 type PromotePostgres struct {
 	// Addressee, term, workflow, expiry.
 	Meta OrderMeta `avro:"meta" json:"meta"`

@@ -1,0 +1,44 @@
+package decide
+
+import "time"
+
+// All times are stream time. They bound how long a lost record or a dead process can hold a step up; nothing waits for them
+// while facts arrive.
+const (
+	// resendAfter is how long an order may go untaken by an agent that is alive. Orders are only lost when an agent starts, so this
+	// is longer than any healthy hop.
+	resendAfter = time.Second
+	// settleAfter is how long the observed level may lag behind an order that was reported DONE.
+	settleAfter = 5 * time.Second
+	// retryAfter is the pause before a failed order is issued again.
+	retryAfter = 2 * time.Second
+	// stopGrace is what a primary gets for a fast shutdown before it is stopped with immediate.
+	stopGrace = 10 * time.Second
+	// plannedStopGrace is the same in a switchover, where everything must reach the standbys.
+	plannedStopGrace = 20 * time.Second
+	// asyncStopWait is how long a primary must have been suspected before an asynchronous standby takes over without having seen
+	// it stop.
+	asyncStopWait = 2 * time.Second
+	// asyncGather is how long an asynchronous failover waits for the acknowledgements of all standbys that live, so as to choose
+	// the most advanced.
+	asyncGather = time.Second
+	// attachGrace is how long a standby that follows the right primary may go without streaming before it is worked on.
+	attachGrace = 30 * time.Second
+	// backoffBase and backoffMax bound the pause after a failed workflow for one node; it doubles with each failure.
+	backoffBase = 10 * time.Second
+	backoffMax  = 10 * time.Minute
+	// commandTTL is how long a command is wanted that does not say.
+	commandTTL = 5 * time.Minute
+	// maxCheckTimeout bounds a health check.
+	maxCheckTimeout = 10 * time.Minute
+)
+
+// Limits on what a record holds.
+const (
+	maxHistory     = 200
+	maxHeldHistory = 20
+	maxChecks      = 16
+	maxMembers     = 64
+	// maxTerm bounds the terms that are believed: one above it is a bug or a forgery, and must not be counted on from.
+	maxTerm = 1 << 48
+)
