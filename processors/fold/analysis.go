@@ -2,6 +2,8 @@ package fold
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/regent-infra/regent/internal/invariant"
@@ -158,7 +160,7 @@ var analysisTable = []analysisRow{
 	{
 		code: schemas.AnalysisCodeNoProblem, lone: true,
 		when:   "nothing of the above",
-		detail: func(s *situation) string { return fmt.Sprintf("%s serves as primary", s.describe()) },
+		detail: func(s *situation) string { return s.describe() + " serves as primary" },
 	},
 }
 
@@ -181,8 +183,7 @@ func (s *situation) describe() string {
 	if s.primary == nil {
 		return "nobody"
 	}
-	held, _ := s.claims(s.primary)
-	return fmt.Sprintf("%s (term %d)", s.primary.Name, held.term)
+	return s.primary.Name + " (term " + strconv.FormatInt(s.claim.term, 10) + ")"
 }
 
 func list(names []string) string { return strings.Join(names, ", ") }
@@ -233,8 +234,11 @@ func silentButStreaming(s *situation) string {
 }
 
 func silentAndUnseen(s *situation, someDown bool) string {
+	if !suspect(s.primary) {
+		return ""
+	}
 	witnesses, dead := s.witnesses(), s.which(down)
-	if !suspect(s.primary) || len(witnesses) == 0 || someDown != (len(dead) > 0) {
+	if len(witnesses) == 0 || someDown != (len(dead) > 0) {
 		return ""
 	}
 	detail := fmt.Sprintf("primary %s is silent, and no longer heard by %s", s.describe(), list(witnesses))
@@ -265,8 +269,7 @@ func writableOthers(s *situation, stale bool) []string {
 		if s.primary == nil {
 			return !stale
 		}
-		current, _ := s.claims(s.primary)
-		return stale == (legitimate && held.term < current.term)
+		return stale == (legitimate && held.term < s.claim.term)
 	})
 }
 
@@ -374,9 +377,11 @@ func (s *situation) cascades(n *PostgresNode) bool {
 }
 
 func noneReplicating(s *situation) string {
+	if slices.ContainsFunc(s.others, func(n *PostgresNode) bool { return !down(n) && n.facts.streaming }) {
+		return ""
+	}
 	running := s.which(func(n *PostgresNode) bool { return !down(n) })
-	streaming := s.which(func(n *PostgresNode) bool { return !down(n) && n.facts.streaming })
-	if len(running) == 0 || len(streaming) > 0 {
+	if len(running) == 0 {
 		return ""
 	}
 	return fmt.Sprintf("no standby streams from primary %s; running: %s", s.describe(), list(running))

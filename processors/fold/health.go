@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/regent-infra/regent/internal/event"
 	"github.com/regent-infra/regent/schemas"
 )
 
@@ -172,10 +173,10 @@ func standbyCauses(o *schemas.PostgresNodeObserved, f *facts, add func(code, for
 }
 
 // derivedCauses adds to a node's own causes those that need the rest of the cluster.
-func derivedCauses(resource string, n *PostgresNode, vouchedBy string, isDiverged bool, lagBytes, lagMs *int64) []schemas.HealthCause {
+func derivedCauses(id event.ClusterID, n *PostgresNode, vouchedBy string, isDiverged bool, lagBytes, lagMs *int64) []schemas.HealthCause {
 	causes := append([]schemas.HealthCause{}, n.facts.causes...)
 	add := func(code, format string, args ...any) {
-		causes = append(causes, schemas.HealthCause{Code: code, Message: fmt.Sprintf(format, args...), Resource: resource})
+		causes = append(causes, schemas.HealthCause{Code: code, Message: fmt.Sprintf(format, args...), Resource: string(id.Node(n.Name))})
 	}
 	if n.Pulse.Liveness == schemas.LivenessSuspect {
 		limit := timingOf(n.Pulse).suspectAfter / time.Millisecond

@@ -253,7 +253,7 @@ func (s *situation) derived(i int) PostgresDerived {
 		rounded := math.Round(n.facts.saturation*100) / 100
 		d.Saturation = &rounded
 	}
-	d.Causes = derivedCauses(string(s.id.Node(n.Name)), n, s.vouching(n), isDiverged, d.LagBytes, d.LagMs)
+	d.Causes = derivedCauses(s.id, n, s.vouching(n), isDiverged, d.LagBytes, d.LagMs)
 	d.Health = nodeHealth(d.Causes)
 	return d
 }

@@ -12,8 +12,9 @@ import (
 type situation struct {
 	id    event.ClusterID
 	nodes []PostgresNode
-	// primary holds, or last held, the primary role of the highest term; nil if no node does.
+	// primary holds, or last held, the primary role of the highest term; nil if no node does. claim is what it is that by.
 	primary *PostgresNode
+	claim   claim
 	// others are all nodes besides it.
 	others []*PostgresNode
 }
@@ -21,12 +22,12 @@ type situation struct {
 // survey looks at the parts of a cluster.
 func survey(c *PostgresCluster) *situation {
 	s := &situation{id: c.ID, nodes: c.Nodes}
-	var best claim
 	for i := range s.nodes {
-		if held, ok := s.claims(&s.nodes[i]); ok && (s.primary == nil || held.beats(best)) {
-			s.primary, best = &s.nodes[i], held
+		if held, ok := s.claims(&s.nodes[i]); ok && (s.primary == nil || held.beats(s.claim)) {
+			s.primary, s.claim = &s.nodes[i], held
 		}
 	}
+	s.others = make([]*PostgresNode, 0, len(s.nodes))
 	for i := range s.nodes {
 		if n := &s.nodes[i]; n != s.primary {
 			s.others = append(s.others, n)
@@ -176,8 +177,7 @@ func (s *situation) clusterState() *schemas.PostgresClusterState {
 		Members:          make([]schemas.PostgresMemberState, 0, len(s.nodes)),
 	}
 	if s.primary != nil {
-		held, _ := s.claims(s.primary)
-		state.Primary, state.Term, state.Timeline = s.primary.Name, held.term, max(s.primary.facts.timeline, 0)
+		state.Primary, state.Term, state.Timeline = s.primary.Name, s.claim.term, max(s.primary.facts.timeline, 0)
 	}
 	if code != schemas.AnalysisCodeNoProblem {
 		state.Causes = append(state.Causes, schemas.HealthCause{Code: strings.ToLower(string(code)), Message: detail, Resource: string(s.id)})

@@ -39,23 +39,24 @@ type Config struct {
 // withDefaults checks the configuration and fills in defaults. All faults are reported together.
 func (c Config) withDefaults() (Config, error) {
 	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf("reducer: "+format, args...)) }
 	if c.Instance == "" {
-		errs = append(errs, errors.New("Instance is empty: expected an identifier of this run"))
+		fault("Instance is empty: expected an identifier of this run")
 	}
 	if c.Codec == nil {
-		errs = append(errs, errors.New("Codec is nil"))
+		fault("Codec is nil: expected what reads and writes events")
 	}
 	if c.Partitions < 0 {
-		errs = append(errs, fmt.Errorf("Partitions is %d: expected 0 or more", c.Partitions))
+		fault("Partitions is %d: expected 0 or more", c.Partitions)
 	}
 	if c.HistoryWindow < 0 {
-		errs = append(errs, fmt.Errorf("HistoryWindow is %s: expected more than 0", c.HistoryWindow))
+		fault("HistoryWindow is %s: expected more than 0", c.HistoryWindow)
 	}
 	if c.TickEvery < 0 {
-		errs = append(errs, fmt.Errorf("TickEvery is %s: expected more than 0", c.TickEvery))
+		fault("TickEvery is %s: expected more than 0", c.TickEvery)
 	}
 	if len(errs) > 0 {
-		return c, fmt.Errorf("configure a reducer: %w", errors.Join(errs...))
+		return c, errors.Join(errs...)
 	}
 	if c.HistoryWindow == 0 {
 		c.HistoryWindow = DefaultHistoryWindow

@@ -26,7 +26,7 @@ const (
 // fleetInputs are the kinds that are rolled up. Each one's state topic is an input and a table.
 var fleetInputs = []event.Kind{event.KindPostgres}
 
-// Fleet returns the reducer that rolls up the states of all clusters.
+// Fleet returns the reducer that rolls up the states of all clusters. The error names every fault of the configuration, or of the contract.
 func Fleet(config Config) (stream.Definition, error) {
 	config, err := config.withDefaults()
 	if err != nil {
@@ -46,7 +46,7 @@ func Fleet(config Config) (stream.Definition, error) {
 		d.Inputs = append(d.Inputs, stream.Input{Topic: topics.State(kind), Table: string(kind)})
 		d.Tables = append(d.Tables, stream.Table{Name: string(kind), Source: topics.State(kind)})
 	}
-	return d, nil
+	return d, conform(&d, "contract_fleet.yaml", fleetContract)
 }
 
 // fleetMachine rolls up. It emits what differs from the table of what was last emitted; its sums are soft, and are made from

@@ -71,16 +71,19 @@ func TestPoison(t *testing.T) {
 		"no resource": {func() *record.Record {
 			rec := good()
 			rec.Value = encode(observationsTopic, func(h *schemas.EnvelopeHeader) { h.Resource = "pg-1" }, runningPrimary("pg-1"))
+			rec.Key = []byte("pg-1")
 			return rec
 		}, "misaddressed", "parse resource id"},
 		"a cluster": {func() *record.Record {
 			rec := good()
 			rec.Value = encode(observationsTopic, func(h *schemas.EnvelopeHeader) { h.Resource = h.Cluster }, runningPrimary("pg-1"))
+			rec.Key = []byte("postgres/orders")
 			return rec
 		}, "misaddressed", "expected a node"},
 		"another kind": {func() *record.Record {
 			rec := good()
 			rec.Value = encode(observationsTopic, func(h *schemas.EnvelopeHeader) { h.Resource = "kafka/orders/node/pg-1" }, runningPrimary("pg-1"))
+			rec.Key = []byte("kafka/orders/node/pg-1")
 			return rec
 		}, "misaddressed", "expected a node"},
 		"another cluster": {func() *record.Record {
@@ -375,7 +378,9 @@ func TestEnvelopesOfStates(t *testing.T) {
 	}
 	// Sequences rise, over a deletion too.
 	first, _ := codec.Decode(stateTopic, outs[0].Value)
-	task.process(tombstone(node1, epoch.Add(2*time.Second), 8))
+	if _, err := task.process(tombstone(node1, epoch.Add(2*time.Second), 8)); err != nil {
+		t.Fatal(err)
+	}
 	outs, err = task.process(observation(t, node1, 6, epoch.Add(3*time.Second), 9, runningPrimary("pg-1")))
 	if err != nil {
 		t.Fatal(err)

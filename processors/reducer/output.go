@@ -37,7 +37,8 @@ type output struct {
 	task   stream.Task
 	topic  string
 	rec    *record.Record
-	// source and origin say who emits, and from where it follows; ordinal counts.
+	name   string
+	// source and origin say who emits, and from where it follows; they are made when first needed. ordinal counts.
 	source, origin string
 	ordinal        int
 	// cause is the header of the record's event; zero for a tombstone.
@@ -46,16 +47,21 @@ type output struct {
 
 // newOutput prepares the outputs that follow from rec. name is the processor's.
 func newOutput(config *Config, name string, task stream.Task, topic string, rec *record.Record, cause schemas.EnvelopeHeader) *output {
-	return &output{
-		config: config, task: task, topic: topic, rec: rec, cause: cause,
-		source: name + "/" + strconv.Itoa(int(task.ID())),
-		origin: name + "/" + rec.Topic + "/" + strconv.Itoa(int(rec.Partition)) + "/" + strconv.FormatInt(rec.Offset, 10) + "/",
+	return &output{config: config, name: name, task: task, topic: topic, rec: rec, cause: cause}
+}
+
+// begin makes what all outputs of the record share.
+func (o *output) begin() {
+	if o.source == "" {
+		o.source = o.name + "/" + strconv.Itoa(int(o.task.ID()))
+		o.origin = o.name + "/" + o.rec.Topic + "/" + strconv.Itoa(int(o.rec.Partition)) + "/" + strconv.FormatInt(o.rec.Offset, 10) + "/"
 	}
 }
 
 // put emits payload under key and returns the bytes and the envelope's sequence. last is the sequence of the last event about the
 // resource; 0 if there was none.
 func (o *output) put(key []byte, cluster, resource string, payload any, last int64) ([]byte, int64, error) {
+	o.begin()
 	at := o.task.StreamTime()
 	e := event.New(schemas.EnvelopeHeader{
 		// One part: the origin names the processor too, for others derive ids from the same records.

@@ -27,14 +27,14 @@ const (
 	recheckLimit = 256
 )
 
-// Postgres returns the reducer of PostgreSQL nodes and clusters.
+// Postgres returns the reducer of PostgreSQL nodes and clusters. The error names every fault of the configuration, or of the contract.
 func Postgres(config Config) (stream.Definition, error) {
 	config, err := config.withDefaults()
 	if err != nil {
 		return stream.Definition{}, err
 	}
 	kind := event.KindPostgres
-	return stream.Definition{
+	def := stream.Definition{
 		Name:        PostgresName,
 		FoldVersion: postgresFoldVersion,
 		Inputs:      []stream.Input{{Topic: topics.Observations(kind)}, {Topic: topics.Heartbeats(kind)}},
@@ -44,7 +44,8 @@ func Postgres(config Config) (stream.Definition, error) {
 		Tick:        tick(&config, PostgresName, topics.Heartbeats(kind)),
 		DeadLetter:  deadLetter(&config, PostgresName),
 		NewMachine:  func(int32) stream.Machine { return newPostgresMachine(&config) },
-	}, nil
+	}
+	return def, conform(&def, "contract.yaml", postgresContract)
 }
 
 // postgresMachine folds the records of one task. Everything in it is soft.
@@ -54,8 +55,9 @@ type postgresMachine struct {
 	heartbeats   string
 	state        string
 
-	views   viewCache
-	silence *fold.Silence
+	views     viewCache
+	addresses map[string]address
+	silence   *fold.Silence
 	// tookOver: the table has been read for nodes that were alive, and for guards.
 	tookOver bool
 	// rechecked is the append time of the last comparison of silent nodes with the table.
@@ -77,6 +79,7 @@ func newPostgresMachine(config *Config) *postgresMachine {
 		heartbeats:   topics.Heartbeats(event.KindPostgres),
 		state:        topics.State(event.KindPostgres),
 		views:        newViewCache(config.Codec, topics.State(event.KindPostgres)),
+		addresses:    map[string]address{},
 		silence:      fold.NewSilence(),
 	}
 }
@@ -96,34 +99,53 @@ func (m *postgresMachine) Process(task stream.Task, rec *record.Record) error {
 	}
 }
 
-// address checks that an event about a node stands where it belongs, and returns the node.
-func (m *postgresMachine) address(rec *record.Record, header *schemas.EnvelopeHeader) (event.ResourceID, error) {
-	resource, err := m.resource(rec, header.Resource)
-	if err != nil {
-		return "", err
-	}
-	if header.Cluster != string(resource.Cluster()) {
-		return "", poison(reasonMisaddressed, "the event says cluster %q, but its resource is %s", header.Cluster, resource)
-	}
-	return resource, nil
+// address is a node that was found to belong into this task.
+type address struct {
+	resource event.ResourceID
+	cluster  event.ClusterID
+	node     string
 }
 
-// resource checks that name is a node of a PostgreSQL cluster whose partition is the record's, and the record's key.
-func (m *postgresMachine) resource(rec *record.Record, name string) (event.ResourceID, error) {
+// maxAddresses bounds how many checked addresses are remembered, for checking one costs as much as folding a heartbeat.
+const maxAddresses = 2 * maxViewNodes
+
+// address checks that an event about a node stands where it belongs, and returns the node.
+func (m *postgresMachine) address(rec *record.Record, header *schemas.EnvelopeHeader) (address, error) {
+	a, err := m.resource(rec, header.Resource)
+	if err != nil {
+		return a, err
+	}
+	if header.Cluster != string(a.cluster) {
+		return a, poison(reasonMisaddressed, "the event says cluster %q, but its resource is %s", header.Cluster, a.resource)
+	}
+	return a, nil
+}
+
+// resource checks that name is the record's key, and a node of a PostgreSQL cluster whose partition is the record's.
+func (m *postgresMachine) resource(rec *record.Record, name string) (address, error) {
+	if string(rec.Key) != name {
+		return address{}, poison(reasonMisaddressed, "the record's key is %q, expected the resource %s", clip(rec.Key), clip([]byte(name)))
+	}
+	if a, known := m.addresses[name]; known {
+		return a, nil
+	}
 	resource, err := event.ParseResourceID(name)
 	if err != nil {
-		return "", poison(reasonMisaddressed, "read what the event is about: %w", err)
+		return address{}, poison(reasonMisaddressed, "read what the event is about: %w", err)
 	}
-	switch cluster := resource.Cluster(); {
-	case resource.Node() == "" || cluster.Kind() != event.KindPostgres:
-		return "", poison(reasonMisaddressed, "the event is about %s, expected a node such as postgres/orders/node/pg-1", resource)
-	case string(rec.Key) != name:
-		return "", poison(reasonMisaddressed, "the record's key is %q, expected the resource %s", clip(rec.Key), resource)
-	case m.config.Partitions > 0 && event.Partition(cluster, m.config.Partitions) != rec.Partition:
-		return "", poison(reasonMisaddressed, "%s belongs to partition %d of %d: the producer must partition by murmur2 of the cluster id",
-			cluster, event.Partition(cluster, m.config.Partitions), m.config.Partitions)
+	a := address{resource: resource, cluster: resource.Cluster(), node: resource.Node()}
+	switch {
+	case a.node == "" || a.cluster.Kind() != event.KindPostgres:
+		return a, poison(reasonMisaddressed, "the event is about %s, expected a node such as postgres/orders/node/pg-1", resource)
+	case m.config.Partitions > 0 && event.Partition(a.cluster, m.config.Partitions) != rec.Partition:
+		return a, poison(reasonMisaddressed, "%s belongs to partition %d of %d: the producer must partition by murmur2 of the cluster id",
+			a.cluster, event.Partition(a.cluster, m.config.Partitions), m.config.Partitions)
 	}
-	return resource, nil
+	if len(m.addresses) >= maxAddresses {
+		clear(m.addresses)
+	}
+	m.addresses[name] = a
+	return a, nil
 }
 
 // observe folds an observation.
@@ -136,17 +158,17 @@ func (m *postgresMachine) observe(task stream.Task, rec *record.Record) error {
 	if !ok {
 		return poison(reasonMalformed, "the payload is %s, expected PostgresNodeObserved", e.Type)
 	}
-	resource, err := m.address(rec, &e.EnvelopeHeader)
+	a, err := m.address(rec, &e.EnvelopeHeader)
 	if err != nil {
 		return err
 	}
 	switch {
-	case observed.Node != resource.Node():
-		return poison(reasonMalformed, "the observation says node %q, but its resource is %s", observed.Node, resource)
+	case observed.Node != a.node:
+		return poison(reasonMalformed, "the observation says node %q, but its resource is %s", observed.Node, a.resource)
 	case e.Sequence < 1:
 		return poison(reasonMalformed, "the sequence is %d, expected 1 or more", e.Sequence)
 	}
-	v, err := m.views.load(task, resource.Cluster())
+	v, err := m.views.load(task, a.cluster)
 	if err != nil {
 		return err
 	}
@@ -156,31 +178,26 @@ func (m *postgresMachine) observe(task stream.Task, rec *record.Record) error {
 	}
 	returned := false
 	if !v.has(observed.Node) {
-		if fact.Guard, returned, err = m.guardOf(task, resource, rec.Timestamp); err != nil {
+		if fact.Guard, returned, err = m.guardOf(task, a.resource, rec.Timestamp); err != nil {
 			return err
 		}
 	}
-	fact.Pulse, _ = m.silence.Pulse(string(resource))
+	fact.Pulse, _ = m.silence.Pulse(string(a.resource))
 	out := newOutput(m.config, PostgresName, task, m.state, rec, e.EnvelopeHeader)
 	accepted, err := m.views.apply(task, out, v, fact)
 	if err != nil || !accepted {
 		return err
 	}
 	if returned {
-		out.drop(guardKey(resource))
+		out.drop(guardKey(a.resource))
 	}
 	// A node that was never heard is expected to beat from now on, else one that never does would stay UNKNOWN for ever.
-	if _, known := m.silence.Pulse(string(resource)); !known && m.tookOver {
-		m.expect(resource)
+	if m.tookOver && fact.Pulse.Liveness == "" {
+		if pulse, known := m.views.pulse(a); known && pulse.Liveness != schemas.LivenessSuspect {
+			m.silence.Expect(string(a.resource), pulse)
+		}
 	}
 	return nil
-}
-
-// expect lets the silence of a node count from now on if its state does not call it silent already.
-func (m *postgresMachine) expect(resource event.ResourceID) {
-	if pulse, known := m.views.pulse(resource); known && pulse.Liveness != schemas.LivenessSuspect {
-		m.silence.Expect(string(resource), pulse)
-	}
 }
 
 // guardOf returns the sequence that a forgotten node has to exceed to come back; present says that there is a guard in the table.
@@ -201,22 +218,22 @@ func (m *postgresMachine) guardOf(task stream.Task, resource event.ResourceID, a
 
 // forget folds a tombstone: the node's state goes, a guard stays.
 func (m *postgresMachine) forget(task stream.Task, rec *record.Record) error {
-	resource, err := m.resource(rec, string(rec.Key))
+	a, err := m.resource(rec, string(rec.Key))
 	if err != nil {
 		return err
 	}
-	v, err := m.views.load(task, resource.Cluster())
-	if err != nil || !v.has(resource.Node()) {
+	v, err := m.views.load(task, a.cluster)
+	if err != nil || !v.has(a.node) {
 		return err
 	}
-	sequence := v.guard(resource.Node())
+	sequence := v.guard(a.node)
 	out := newOutput(m.config, PostgresName, task, m.state, rec, schemas.EnvelopeHeader{})
-	if _, err := m.views.apply(task, out, v, fold.NodeForgotten{Node: resource.Node()}); err != nil {
+	if _, err := m.views.apply(task, out, v, fold.NodeForgotten{Node: a.node}); err != nil {
 		return err
 	}
-	key := guardKey(resource)
-	forgotten := &schemas.ResourceForgotten{Resource: string(resource), Sequence: sequence, ForgottenAt: rec.Timestamp}
-	if _, _, err := out.put(key, string(resource.Cluster()), string(resource), forgotten, 0); err != nil {
+	key := guardKey(a.resource)
+	forgotten := &schemas.ResourceForgotten{Resource: string(a.resource), Sequence: sequence, ForgottenAt: rec.Timestamp}
+	if _, _, err := out.put(key, string(a.cluster), string(a.resource), forgotten, 0); err != nil {
 		return err
 	}
 	if m.tookOver {
@@ -234,7 +251,7 @@ func (m *postgresMachine) beat(task stream.Task, rec *record.Record) error {
 	if err != nil {
 		return undecodable(err)
 	}
-	var resource event.ResourceID
+	var beaten string
 	var suspects []string
 	switch p := e.Payload.(type) {
 	case *schemas.StreamTicked:
@@ -243,26 +260,29 @@ func (m *postgresMachine) beat(task stream.Task, rec *record.Record) error {
 		}
 		suspects = m.silence.Pass(rec.Timestamp)
 	case *schemas.NodeHeartbeat:
-		if resource, err = m.address(rec, &e.EnvelopeHeader); err != nil {
+		if _, err := m.address(rec, &e.EnvelopeHeader); err != nil {
 			return err
 		}
 		if err := m.takeOver(task); err != nil {
 			return err
 		}
-		suspects = m.silence.Beat(rec.Timestamp, string(resource), p.IntervalMs, p.SuspectAfterMs)
+		beaten = e.Resource
+		suspects = m.silence.Beat(rec.Timestamp, beaten, p.IntervalMs, p.SuspectAfterMs)
 	default:
 		return poison(reasonMalformed, "the payload is %s, expected NodeHeartbeat or StreamTicked", e.Type)
 	}
 	out := newOutput(m.config, PostgresName, task, m.state, rec, e.EnvelopeHeader)
-	if resource != "" {
-		suspects = append(suspects, string(resource))
+	if beaten != "" {
+		if err := m.tell(task, out, beaten); err != nil {
+			return err
+		}
 	}
 	if rec.Timestamp.Sub(m.rechecked).Abs() >= recheckEvery {
 		m.rechecked = rec.Timestamp
 		suspects = append(suspects, m.silence.Suspects(recheckLimit)...)
 	}
 	for _, name := range suspects {
-		if err := m.tell(task, out, event.ResourceID(name)); err != nil {
+		if err := m.tell(task, out, name); err != nil {
 			return err
 		}
 	}
@@ -270,20 +290,25 @@ func (m *postgresMachine) beat(task stream.Task, rec *record.Record) error {
 }
 
 // tell folds what the heartbeats say of a node, unless the table says it already.
-func (m *postgresMachine) tell(task stream.Task, out *output, resource event.ResourceID) error {
-	pulse, known := m.silence.Pulse(string(resource))
+func (m *postgresMachine) tell(task stream.Task, out *output, resource string) error {
+	pulse, known := m.silence.Pulse(resource)
 	if !known {
 		return nil
 	}
-	said, err := m.views.says(task, resource, pulse)
+	a, known := m.addresses[resource]
+	if !known {
+		id := event.ResourceID(resource)
+		a = address{resource: id, cluster: id.Cluster(), node: id.Node()}
+	}
+	said, err := m.views.says(task, a, pulse)
 	if err != nil || said {
 		return err
 	}
-	v, err := m.views.load(task, resource.Cluster())
+	v, err := m.views.load(task, a.cluster)
 	if err != nil {
 		return err
 	}
-	_, err = m.views.apply(task, out, v, fold.PulseChanged{Node: resource.Node(), Pulse: pulse})
+	_, err = m.views.apply(task, out, v, fold.PulseChanged{Node: a.node, Pulse: pulse})
 	return err
 }
 

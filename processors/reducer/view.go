@@ -111,15 +111,13 @@ func (v *view) current(task stream.Task) (bool, error) {
 }
 
 // says tells whether the table already holds the pulse for the node, or no such node, with one look at the table if the view has it.
-func (c *viewCache) says(task stream.Task, resource event.ResourceID, pulse fold.Pulse) (bool, error) {
-	v := c.views[resource.Cluster()]
-	if v == nil {
-		value, err := task.Get(StateTable, []byte(resource))
-		return value == nil, err
+func (c *viewCache) says(task stream.Task, a address, pulse fold.Pulse) (bool, error) {
+	v, i := c.views[a.cluster], -1
+	if v != nil {
+		i = v.find(a.node)
 	}
-	i := v.find(resource.Node())
 	if i < 0 {
-		value, err := task.Get(StateTable, []byte(resource))
+		value, err := task.Get(StateTable, []byte(a.resource))
 		return value == nil, err
 	}
 	ok, err := v.slots[i].current(task)
@@ -127,9 +125,9 @@ func (c *viewCache) says(task stream.Task, resource event.ResourceID, pulse fold
 }
 
 // pulse returns what the view of its cluster, as last applied, says of the node.
-func (c *viewCache) pulse(resource event.ResourceID) (fold.Pulse, bool) {
-	if v := c.views[resource.Cluster()]; v != nil {
-		if i := v.find(resource.Node()); i >= 0 {
+func (c *viewCache) pulse(a address) (fold.Pulse, bool) {
+	if v := c.views[a.cluster]; v != nil {
+		if i := v.find(a.node); i >= 0 {
 			return v.cluster.Nodes[i].Pulse, true
 		}
 	}
