@@ -143,6 +143,11 @@ func (d *Durable) TermOf(timeline int64) int64 {
 	return term
 }
 
+// KnowsTimeline says whether it is known under which term a timeline was begun.
+func (d *Durable) KnowsTimeline(timeline int64) bool {
+	return slices.ContainsFunc(d.Timelines, func(p TimelineTerm) bool { return p.Timeline == timeline })
+}
+
 // learnTimeline notes that the timeline was begun under the term.
 func (d *Durable) learnTimeline(timeline, term int64) {
 	if timeline <= 0 || term <= 0 {

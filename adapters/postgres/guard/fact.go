@@ -80,6 +80,9 @@ type PostmasterExited struct {
 	WalEnd *schemas.WalEnd
 }
 
+// WalEndFound says where valid WAL ends on the disk of a server that has ended by itself.
+type WalEndFound struct{ WalEnd schemas.WalEnd }
+
 // RestartDue says that the time of a [RestartLater] is up.
 type RestartDue struct{ At time.Time }
 
@@ -113,6 +116,7 @@ func (OperationProgressed) fact() {}
 func (OperationEnded) fact()      {}
 func (PostmasterChanged) fact()   {}
 func (PostmasterExited) fact()    {}
+func (WalEndFound) fact()         {}
 func (RestartDue) fact()          {}
 func (TimelineSeen) fact()        {}
 func (SequenceReserved) fact()    {}

@@ -22,7 +22,7 @@ import (
 //	RestartPostgres      no                  as StartPostgres
 //	ConfigureSynchronous no
 func (m *machine) begin(o Order) {
-	op := Operation{Work: Work(o.Type), Order: &o, WasPrimary: m.primary(), WasRunning: m.up()}
+	op := Operation{Work: Work(o.Type), Order: &o, Data: m.Data, WasPrimary: m.primary(), WasRunning: m.up()}
 	switch p := o.Payload.(type) {
 	case *schemas.BootstrapPrimary:
 		m.promise(p.Meta.Term)
@@ -112,25 +112,23 @@ func (m *machine) door(f DoorReached) {
 		m.do(Deny{Operation: op.ID, Why: fmt.Sprintf("its upstream is of term %d, the promise is %d", op.Upstream.Term, m.PromisedTerm)})
 		return
 	}
+	if f.LostWrites != nil {
+		lost := *f.LostWrites
+		lost.Term = m.TermOf(lost.Timeline)
+		if known := m.LostWrites; known != nil && known.OrderID == lost.OrderID {
+			lost.Term = known.Term // told at an earlier door, when the data was still known
+		}
+		m.LostWrites, m.publish = &lost, true
+	}
 	switch f.Door {
 	case DoorErase:
-		m.throughErase(f)
+		m.forgetData(DataBroken)
 	case DoorAttach:
 		m.throughAttach(op, f)
 	case DoorOpen:
 		m.throughOpen(op, f)
 	}
 	m.do(Proceed{Operation: op.ID})
-}
-
-// throughErase: from here on only a new copy, or the end of this operation, makes the data directory usable.
-func (m *machine) throughErase(f DoorReached) {
-	if f.LostWrites != nil {
-		lost := *f.LostWrites
-		lost.Term = m.TermOf(lost.Timeline)
-		m.LostWrites, m.publish = &lost, true
-	}
-	m.forgetData(DataBroken)
 }
 
 // forgetData drops what was known about a data directory that is no more.
@@ -186,7 +184,9 @@ func (m *machine) ended(f OperationEnded) {
 	if done && op.Work == orderPromote {
 		m.Opening = false
 	}
-	m.setWalEnd(f.WalEnd)
+	if !f.Up || m.Upstream.IsZero() && !m.primary() {
+		m.setWalEnd(f.WalEnd) // else something may write WAL already
+	}
 	m.setPostmaster(f)
 	if done && op.Work == orderStart && op.Order != nil {
 		m.Restarts = 0

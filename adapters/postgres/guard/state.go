@@ -94,6 +94,8 @@ type Operation struct {
 	AsPrimary bool
 	// Upstream is whom to follow: of CloneStandby and FollowPrimary, and of StartPostgres on a standby. Zero: nobody.
 	Upstream Upstream
+	// Data is what stood in the data directory when it began.
+	Data DataStatus
 	// WasPrimary and WasRunning describe the server when it began.
 	WasPrimary, WasRunning bool
 	// Cancelled: it was asked to end early.

@@ -78,7 +78,7 @@ func timeOf(f Fact) time.Time {
 		return f.At
 	case ShutdownRequested:
 		return f.At
-	case OperationProgressed, TimelineSeen, SequenceReserved:
+	case OperationProgressed, TimelineSeen, SequenceReserved, WalEndFound:
 		return time.Time{}
 	}
 	return time.Time{}
@@ -106,6 +106,11 @@ func (m *machine) take(f Fact) {
 		m.changed(f)
 	case PostmasterExited:
 		m.exited(f)
+	case WalEndFound:
+		if m.Postmaster == schemas.PostmasterStatusCrashed && m.Operation == nil {
+			m.setWalEnd(&f.WalEnd)
+			m.publish = true
+		}
 	case RestartDue:
 		m.RestartScheduled = false
 		m.restart()
@@ -196,6 +201,7 @@ func (m *machine) apply(c *situation, r *rule) {
 	case verdictExecute:
 		if c.o.Type == orderCheck {
 			m.answer(c.o, schemas.OrderStatusDone, "")
+			m.publish = false // what is published must have been seen after the order
 			m.do(Look{})
 			return
 		}
@@ -388,7 +394,7 @@ func (m *machine) settleShutdown() {
 		m.RenouncedTerm = m.Term
 	}
 	m.Running = false
-	m.start(Operation{Work: orderStop, WasPrimary: m.primary(), WasRunning: true})
+	m.start(Operation{Work: orderStop, Data: m.Data, WasPrimary: m.primary(), WasRunning: true})
 }
 
 // mayRestart says whether the agent should start the server by itself: a standby that nobody stopped.
@@ -402,7 +408,7 @@ func (m *machine) restart() {
 	}
 	m.Restarts++
 	m.Running = true
-	m.start(Operation{Work: orderStart, Upstream: m.Upstream})
+	m.start(Operation{Work: orderStart, Data: m.Data, Upstream: m.Upstream})
 }
 
 func (m *machine) backoff() time.Duration {

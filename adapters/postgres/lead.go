@@ -1,0 +1,168 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/regent-infra/regent/adapters/postgres/guard"
+	"github.com/regent-infra/regent/adapters/postgres/server"
+	"github.com/regent-infra/regent/adapters/postgres/wal"
+	"github.com/regent-infra/regent/schemas"
+)
+
+// fence keeps the promise that was made before it began: a standby is cut off, a primary stopped, and the end of WAL found.
+func (w *worker) fence(ctx context.Context) error {
+	p := payload[schemas.FencePostgres](w)
+	if w.op.WasPrimary && w.instance.Running() {
+		if p.Planned {
+			w.checkpointBeforeStop(ctx)
+		}
+		budget := w.config.FenceTimeout
+		if p.StopTimeoutMs > 0 {
+			budget = time.Duration(p.StopTimeoutMs) * time.Millisecond
+		}
+		// The promise is made: it is kept whatever overtakes this operation.
+		if err := w.stopServer(context.WithoutCancel(ctx), server.ModeFast, budget); err != nil {
+			return err
+		}
+	}
+	err := w.revoke(ctx)
+	if errors.Is(err, server.ErrEmpty) {
+		return nil // nothing here can follow or serve
+	}
+	return err
+}
+
+// handoverCheckpoint bounds the checkpoint that a primary writes while it still serves, so that its shutdown has little left to write.
+const handoverCheckpoint = 5 * time.Second
+
+func (w *worker) checkpointBeforeStop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handoverCheckpoint)
+	defer cancel()
+	if err := w.instance.Checkpoint(ctx); err != nil {
+		w.logger.WarnContext(ctx, "the checkpoint before the handover was not finished; the stop takes longer", "error", err)
+	}
+}
+
+// promote makes a standby the primary of the term: everything is set before it becomes writable.
+func (w *worker) promote(ctx context.Context) error {
+	p := payload[schemas.PromotePostgres](w)
+	if !w.instance.Running() {
+		if done, err := w.reviveFor(ctx, p); done || err != nil {
+			return err
+		}
+	}
+	recovering, err := w.instance.InRecovery(ctx)
+	if err != nil {
+		return err
+	}
+	if !recovering {
+		// An earlier attempt has come further than it could tell.
+		if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
+			return err
+		}
+		return nil
+	}
+	if w.end == nil {
+		if err := w.knownEnd(ctx); err != nil {
+			return err
+		}
+	}
+	if err := w.reaches(p.MinLsn); err != nil {
+		return err
+	}
+	for _, s := range p.Slots {
+		if err := w.instance.CreateSlot(ctx, s.Slot); err != nil {
+			return err
+		}
+	}
+	if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
+		return err
+	}
+	// Behind the door there is no way back: whoever overtakes this waits for its end.
+	promoted, err := w.instance.Promote(context.WithoutCancel(ctx), server.PromoteOptions{
+		Timeline: wal.Timeline(p.Timeline), SynchronousStandbyNames: &p.SynchronousStandbyNames, //nolint:gosec // checked by the guard
+	})
+	if err != nil {
+		return err
+	}
+	w.looks.keep(promoted.History)
+	w.checkpointLater()
+	return nil
+}
+
+// reaches says whether the node holds what must not be lost.
+func (w *worker) reaches(least int64) error {
+	if w.end.Lsn < least {
+		return refusedError{why: fmt.Sprintf("the end of valid WAL %s is below min_lsn %s: acknowledged writes would be lost", lsn(w.end.Lsn), lsn(least))}
+	}
+	return nil
+}
+
+// knownEnd finds the end of WAL of a running standby that nobody sends anything any more.
+func (w *worker) knownEnd(ctx context.Context) error {
+	if !w.revoked {
+		return w.revoke(ctx)
+	}
+	position, err := w.instance.Position(ctx)
+	if err != nil {
+		return err
+	}
+	w.end = w.endOf(position)
+	return nil
+}
+
+// reviveFor starts a stopped candidate from its own WAL; done says that it is the primary already, because an earlier attempt had
+// begun the timeline before the server ended.
+func (w *worker) reviveFor(ctx context.Context, p *schemas.PromotePostgres) (done bool, err error) {
+	if err := w.revoke(ctx); err != nil {
+		return false, err
+	}
+	if err := w.reaches(p.MinLsn); err != nil {
+		return false, err
+	}
+	timeline := wal.Timeline(p.Timeline) //nolint:gosec // checked by the guard
+	if h, err := wal.ReadHistory(w.instance.WALDir(), timeline); err == nil && !h.IsPlaceholder() && w.endedRecovery() {
+		if _, err := w.instance.SetSynchronous(ctx, p.SynchronousStandbyNames); err != nil {
+			return false, err
+		}
+		if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
+			return false, err
+		}
+		if err := w.startServer(ctx, server.RolePrimary); err != nil {
+			return false, err
+		}
+		return true, w.keepSlots(ctx, p.Slots)
+	}
+	return false, w.startServer(ctx, server.RoleStandby)
+}
+
+// endedRecovery says whether the server had left recovery: PostgreSQL removes the signal file at the end of it.
+func (w *worker) endedRecovery() bool {
+	_, err := os.Stat(filepath.Join(w.instance.DataDir(), "standby.signal"))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// reinstate lets the incumbent go on as the primary of a new term, on its own timeline.
+func (w *worker) reinstate(ctx context.Context) error {
+	p := payload[schemas.ReinstatePrimary](w)
+	if _, err := w.instance.SetSynchronous(ctx, p.SynchronousStandbyNames); err != nil {
+		return err
+	}
+	if err := w.pass(guard.DoorOpen, 0); err != nil {
+		return err
+	}
+	if !w.instance.Running() {
+		if err := w.startServer(ctx, server.RolePrimary); err != nil {
+			return err
+		}
+	}
+	return w.keepSlots(ctx, p.Slots)
+}
+
+// lsn prints a position as PostgreSQL does.
+func lsn(at int64) string { return wal.LSN(at).String() } //nolint:gosec // positions are not negative
