@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/regent-infra/regent/internal/avrocodec"
 )
 
 // The test binary runs a stack when it is started with these.
@@ -42,7 +40,7 @@ type childSays struct {
 // runChild runs a stack until standard input ends, which it does when the parent dies.
 func runChild(dir string) int {
 	out := json.NewEncoder(os.Stdout)
-	cfg := Config{Dir: dir, BrokerListen: os.Getenv(childListen), Compatible: avrocodec.Compatible, Logger: testLogger()}
+	cfg := Config{Dir: dir, BrokerListen: os.Getenv(childListen), Compatible: compatible, Logger: testLogger()}
 	if n, err := strconv.ParseInt(os.Getenv(childSegment), 10, 64); err == nil {
 		cfg.SegmentBytes = n
 	}

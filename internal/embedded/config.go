@@ -42,11 +42,11 @@ type Config struct {
 	// Sync makes every write durable against power loss by fsync. Without it a crash of the process loses nothing,
 	// because the page cache outlives it, but a crash of the machine may lose the last seconds. Default false.
 	Sync bool
-	// Compatible reports whether data written with the writer's schema can be read with the reader's, both complete Avro
-	// schemas as JSON text; the error says why not. Mind the order: the reader comes first, as in avrocodec.Compatible. A
-	// schema that does not parse is incompatible with itself, which is how the registry tells a bad schema from an
-	// incompatible one. Required.
-	Compatible func(reader, writer string) error
+	// Compatible reports whether data written with schema writer can be read with schema reader, both complete Avro
+	// schemas as JSON text; the error says why not. The writer comes first, and Validate tries whether it does. A schema
+	// that does not parse is incompatible with itself, which is how the registry tells a bad schema from an incompatible
+	// one. Required.
+	Compatible func(writer, reader string) error
 	// Logger receives structured logs. Default: discard.
 	Logger *slog.Logger
 	// Clock is the broker's clock. Default [clock.System].
@@ -113,7 +113,9 @@ func (c Config) Validate() error {
 		fault("Dir is empty: name the data directory")
 	}
 	if c.Compatible == nil {
-		fault("Compatible is nil: the registry needs a compatibility check, for instance avrocodec.Compatible")
+		fault("Compatible is nil: the registry needs a compatibility check, for instance one by avrocodec.Compatible")
+	} else if c.Compatible(`"int"`, `"long"`) != nil || c.Compatible(`"long"`, `"int"`) == nil {
+		fault("Compatible says that a long can be read as an int, or not the other way round: does it take the writer's schema first?")
 	}
 	listen := func(field, addr string) (host string) {
 		host, port, err := net.SplitHostPort(addr)

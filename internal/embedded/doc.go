@@ -4,7 +4,7 @@
 // and keeps its content in the compacted topic `_schemas` of that broker. Both are reached as any other broker and
 // registry are, over the network:
 //
-//	stack, err := embedded.Open(ctx, embedded.Config{Dir: dir, Compatible: avrocodec.Compatible})
+//	stack, err := embedded.Open(ctx, embedded.Config{Dir: dir, Compatible: compatible})
 //	defer stack.Close(ctx)
 //	use(stack.Brokers(), stack.RegistryURL())
 //	select {

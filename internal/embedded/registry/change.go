@@ -74,12 +74,12 @@ func (r *Registry) incompatibilities(c candidate, versions []version, level Leve
 			return nil, fmt.Errorf("resolve schema %d: %w", v.id, err)
 		}
 		if level != Forward && level != ForwardTransitive {
-			if err := r.cfg.Compatible(c.complete, old); err != nil {
+			if err := r.cfg.Compatible(old, c.complete); err != nil {
 				out = append(out, fmt.Sprintf("the new schema cannot read data of version %d (%s): %v", v.number, level, err))
 			}
 		}
 		if level != Backward && level != BackwardTransitive {
-			if err := r.cfg.Compatible(old, c.complete); err != nil {
+			if err := r.cfg.Compatible(c.complete, old); err != nil {
 				out = append(out, fmt.Sprintf("version %d cannot read data of the new schema (%s): %v", v.number, level, err))
 			}
 		}

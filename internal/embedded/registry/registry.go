@@ -21,10 +21,10 @@ type Log interface {
 type Config struct {
 	// Log keeps the content. Required.
 	Log Log
-	// Compatible reports whether data written with the writer's schema can be read with the reader's; the reader comes
-	// first. Both are complete Avro schemas: references are resolved. A schema that does not parse is incompatible with
-	// itself. Required.
-	Compatible func(reader, writer string) error
+	// Compatible reports whether data written with schema writer can be read with schema reader; the writer comes first.
+	// Both are complete Avro schemas: references are resolved. A schema that does not parse is incompatible with itself.
+	// Required.
+	Compatible func(writer, reader string) error
 	// MaxBytes caps the body of a request. Default 1 MiB.
 	MaxBytes int64
 	// Logger receives structured logs. Default: discard.
