@@ -47,6 +47,9 @@ type facts struct {
 
 	timeline int64
 	history  []branch
+	// settled: timeline is that of the node's last WAL. A running standby without receiver may have replayed a later timeline than
+	// its control file names, unless the end of WAL was looked for on disk.
+	settled bool
 	// written is how far this node's WAL goes, whatever its role; replayed is -1 on a primary.
 	written, replayed int64
 	// replayLagMs is -1 where it was not measured.
@@ -117,6 +120,7 @@ func (f *facts) hasRenounced() bool { return f.renounced > 0 && f.renounced >= f
 // digestPositions finds how far the node's WAL goes and how far it is replayed. Down, or revoked, the end of valid WAL
 // on disk counts, for the positions of a server that cannot be asked are nothing.
 func (f *facts) digestPositions(o *schemas.PostgresNodeObserved) {
+	f.settled = f.role != schemas.NodeRoleStandby || o.WalEnd != nil
 	f.written = max(o.WrittenLsn, o.ReceivedLsn, o.FlushedLsn, o.ReplayedLsn, 0)
 	if o.WalEnd != nil && f.role != schemas.NodeRolePrimary {
 		f.written = max(f.written, o.WalEnd.Lsn)

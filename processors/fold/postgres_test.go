@@ -334,7 +334,11 @@ func TestNodeOfApplication(t *testing.T) {
 func TestDiverged(t *testing.T) {
 	t.Parallel()
 	at := func(timeline, written int64, history ...branch) *facts {
-		return &facts{timeline: timeline, written: written, history: history, systemIdentifier: "1"}
+		return &facts{timeline: timeline, written: written, history: history, systemIdentifier: "1", settled: true}
+	}
+	unsettled := func(f *facts) *facts {
+		f.settled = false
+		return f
 	}
 	primary := at(3, 5000, branch{1, 1000}, branch{2, 3000})
 	streaming := at(1, 4000)
@@ -354,6 +358,9 @@ func TestDiverged(t *testing.T) {
 		{"left for another timeline", primary, at(4, 2000, branch{1, 1000}), true},
 		{"promoted from the primary's timeline", primary, at(4, 5100, branch{1, 1000}, branch{2, 3000}, branch{3, 5000}), true},
 		{"streams the primary's timeline, control file behind", primary, streaming, false},
+		{"beyond the fork, if its control file is right", primary, unsettled(at(1, 1001)), false},
+		{"the same, its history unknown", primary, unsettled(at(2, 3001)), false},
+		{"on a foreign timeline, whatever its control file says", primary, unsettled(at(4, 2000, branch{1, 1000})), true},
 		{"node unknown", primary, at(0, 9999), false},
 		{"primary unknown", at(0, 1), at(1, 9999), false},
 		{"history of the node unknown, at the fork", primary, at(2, 3000), false},

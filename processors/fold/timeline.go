@@ -24,7 +24,7 @@ func diverged(primary, node *facts) bool {
 			return true // left the common history for a timeline that the primary never was on
 		}
 		if i == len(mine)-1 {
-			return mine[i].end > theirs[i].end
+			return node.settled && mine[i].end > theirs[i].end
 		}
 		if mine[i].end != theirs[i].end {
 			return true // left the same timeline at another place
@@ -47,7 +47,7 @@ func rooted(f *facts) bool { return f.timeline == 1 || len(f.history) > 0 }
 func divergedByID(theirs []branch, node *facts) bool {
 	for _, b := range theirs {
 		if b.timeline == node.timeline {
-			return node.written > b.end
+			return node.settled && node.written > b.end
 		}
 	}
 	return false
