@@ -113,14 +113,16 @@ func (i *Instance) apply(ctx context.Context) (Applied, error) {
 	}
 	applied := Applied{Reloaded: true}
 	err := i.withConn(ctx, func(conn *pgconn.PgConn) error {
-		rows, err := query(ctx, conn, `SELECT coalesce(name, ''), coalesce(error, '') FROM pg_file_settings
-			WHERE error IS NOT NULL AND error <> 'setting could not be applied' ORDER BY seqno`)
+		// A setting that waits for a restart is listed with an error, too.
+		rows, err := query(ctx, conn, `SELECT coalesce(f.name, ''), coalesce(f.setting, ''), f.error FROM pg_file_settings f
+			LEFT JOIN pg_settings s ON lower(s.name) = lower(f.name)
+			WHERE f.error IS NOT NULL AND NOT coalesce(s.pending_restart, false) ORDER BY f.seqno`)
 		if err != nil {
 			return fmt.Errorf("ask for faulty settings: %w", err)
 		}
 		var faults []error
 		for _, row := range rows {
-			faults = append(faults, fmt.Errorf("%w %s: %s", ErrSetting, row[0], row[1]))
+			faults = append(faults, fmt.Errorf("%w %s = %s: %s", ErrSetting, row[0], quote(row[1]), row[2]))
 		}
 		if err := errors.Join(faults...); err != nil {
 			return err

@@ -28,5 +28,5 @@ func (c Config) renderHBA(cut bool) []byte {
 }
 
 func (i *Instance) writeHBA() error {
-	return i.identity.writeFile(filepath.Join(i.config.DataDir, hbaFile), i.config.renderHBA(i.clientsCut), 0o600)
+	return i.identity.ensureFile(filepath.Join(i.config.DataDir, hbaFile), i.config.renderHBA(i.clientsCut), 0o600)
 }

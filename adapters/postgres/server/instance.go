@@ -32,13 +32,15 @@ var (
 	ErrForeign = errors.New("data directory does not belong here")
 	// ErrEmpty: there is no data directory.
 	ErrEmpty = errors.New("no data directory")
+	// ErrStopRequested: Stop was called while the server was being started.
+	ErrStopRequested = errors.New("a stop was asked for meanwhile")
 )
 
 // poll is the step of waiting loops for what cannot be awaited: files and processes of the server. A step costs some 100 µs.
 const poll = 5 * time.Millisecond
 
 // Instance is one PostgreSQL server on this machine. Its methods may be called concurrently; operations that change the server wait for
-// each other, so a fence queues behind a start: cancel that one's context first. Exit, Stopped and Kill never wait.
+// each other; Stop, Wait and WaitStopped do not, and a start that is under way when Stop is called launches nothing any more.
 type Instance struct {
 	config   Config
 	identity identity
@@ -52,10 +54,12 @@ type Instance struct {
 	moment     map[string]string // settings that depend on role and moment
 	clientsCut bool
 
-	// mu guards child and stopping.
+	// mu guards what follows; it is held while a postmaster is forked.
 	mu       sync.Mutex
 	child    *child
 	stopping bool
+	// stops counts the calls of Stop: a start that began before one must not launch after it.
+	stops    uint64
 	watchers sync.WaitGroup
 }
 
@@ -195,15 +199,7 @@ func (i *Instance) release() { <-i.operation }
 // Running says whether the postmaster that this process started is alive.
 func (i *Instance) Running() bool {
 	c := i.current()
-	if c == nil {
-		return false
-	}
-	select {
-	case <-c.exited:
-		return false
-	default:
-		return true
-	}
+	return c != nil && c.alive()
 }
 
 func (i *Instance) current() *child {
@@ -237,15 +233,20 @@ func (i *Instance) Wait(ctx context.Context) (Exit, error) {
 	}
 	select {
 	case <-c.exited:
-		exit := c.exit
-		exit.LastLines = append(c.log.lines(), exit.LastLines...)
-		i.mu.Lock()
-		exit.Requested = i.stopping
-		i.mu.Unlock()
-		return exit, nil
+		return i.exitOf(c), nil
 	case <-ctx.Done():
 		return Exit{}, context.Cause(ctx)
 	}
+}
+
+// exitOf completes what is known of a postmaster that has ended.
+func (i *Instance) exitOf(c *child) Exit {
+	exit := c.exit
+	exit.LastLines = append(c.log.lines(), exit.LastLines...)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	exit.Requested = i.stopping && i.child == c
+	return exit
 }
 
 // WaitStopped blocks until no process of the server is left: neither the postmaster nor any that has outlived it.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -235,21 +234,13 @@ func (i *Instance) reserve(want wal.Timeline) error {
 		if known[t] {
 			continue
 		}
-		if err := i.writePlaceholder(t); err != nil {
+		// Whole, and its user's, from the first moment: the startup process looks for histories ten times a second, and one that it
+		// cannot open ends the server.
+		if err := i.identity.writeFile(filepath.Join(i.WALDir(), t.HistoryName()), wal.Placeholder(), 0o600); err != nil {
 			return fmt.Errorf("reserve timeline %d: %w", want, err)
 		}
 	}
-	return syncDir(i.WALDir())
-}
-
-func (i *Instance) writePlaceholder(t wal.Timeline) error {
-	path := filepath.Join(i.WALDir(), t.HistoryName())
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(wal.Placeholder())
-	return errors.Join(err, f.Sync(), f.Close(), i.identity.own(path))
+	return nil
 }
 
 // dropTrailingPlaceholders removes those above the highest real timeline, which an aborted promotion has left: a standby that starts takes

@@ -8,83 +8,101 @@ import (
 	"time"
 )
 
-const cutTimeout = 10 * time.Second
+const (
+	cutTimeout = 10 * time.Second
+	// lingerAfter is how long a session has to end before it counts as lingering.
+	lingerAfter = time.Second
+)
+
+// Cut says how cutting clients off went.
+type Cut struct {
+	// Sessions were told to end.
+	Sessions int
+	// Lingering are those of them that have not ended yet. Such a session is stuck in something that does not look for interrupts, for
+	// example in the clean-up of its temporary tables, which waits for a synchronous standby once more. It takes no further
+	// statement and acknowledges nothing, but its client does not hear of it; only stopping the server ends it.
+	Lingering int
+}
 
 // CutClients ends all client sessions and admits none until [Instance.AdmitClients]; replication, pg_rewind and the agent stay. It does without
-// SQL, so it works when every connection is used up or the server's commits hang. It returns how many sessions were ended.
+// SQL, so it works when every connection is used up or the server's commits hang.
 //
 // A session that waits for a synchronous standby ends without an acknowledgement; its commit may have happened.
-func (i *Instance) CutClients(ctx context.Context) (int, error) {
+func (i *Instance) CutClients(ctx context.Context) (Cut, error) {
 	ctx, cancel := bound(ctx, cutTimeout)
 	defer cancel()
 	if err := i.acquire(ctx); err != nil {
-		return 0, err
+		return Cut{}, err
 	}
 	defer i.release()
+	cut, err := i.cutClients(ctx)
+	if err != nil {
+		return cut, fmt.Errorf("cut clients off %s: %w", i.config.DataDir, err)
+	}
+	return cut, nil
+}
+
+func (i *Instance) cutClients(ctx context.Context) (Cut, error) {
 	i.clientsCut = true
 	if !i.Initialized() {
-		return 0, nil
+		return Cut{}, nil
 	}
 	if err := i.writeHBA(); err != nil {
-		return 0, fmt.Errorf("cut clients off %s: %w", i.config.DataDir, err)
+		return Cut{}, err
 	}
 	if !i.Running() {
-		return 0, nil
+		return Cut{}, nil
 	}
 	if err := i.hangUp(); err != nil {
-		return 0, fmt.Errorf("cut clients off %s: %w", i.config.DataDir, err)
+		return Cut{}, err
 	}
-	n, err := i.endClients(ctx)
-	if err != nil {
-		return n, fmt.Errorf("cut clients off %s: %w", i.config.DataDir, err)
-	}
-	return n, nil
+	return i.endClients(ctx)
 }
 
 // quiet is how often in a row no client must be seen: a connection that was accepted just before the postmaster read the new
 // rules shows up within this.
 const quiet = 3
 
-func (i *Instance) endClients(ctx context.Context) (int, error) {
-	ended := map[int]bool{}
-	began := i.config.Clock.Now()
-	silent := 0
+func (i *Instance) endClients(ctx context.Context) (Cut, error) {
+	told := map[int]time.Time{}
+	silent, lingering := 0, 0
 	err := i.await(ctx, func() (bool, error) {
 		c, err := i.running()
 		if err != nil {
+			lingering = 0
 			return true, nil //nolint:nilerr // without a server there are no clients
 		}
 		all, err := processes(i.config.DataDir)
 		if err != nil {
 			return false, err
 		}
-		sig := syscall.SIGTERM
-		if i.config.Clock.Now().Sub(began) > cutTimeout/2 {
-			// Killing a backend makes the postmaster end all others: a stop, which is better than a client that stays.
-			sig = syscall.SIGKILL
-		}
-		clients := 0
+		fresh, now := 0, i.config.Clock.Now()
+		lingering = 0
 		for _, p := range all {
 			k := i.kind(p)
 			if p.parent != c.pid || k != kindClient && k != kindNew || i.isAgents(p) {
 				continue
 			}
-			clients++
-			if k == kindClient {
-				ended[p.pid] = true
-				if err := signalProcess(p, i.config.DataDir, sig); err != nil {
+			if since, ok := told[p.pid]; ok && now.Sub(since) > lingerAfter {
+				lingering++
+				continue
+			}
+			fresh++
+			if _, ok := told[p.pid]; !ok && k == kindClient {
+				told[p.pid] = now
+				if err := signalProcess(p, i.config.DataDir, syscall.SIGTERM); err != nil {
 					return false, err
 				}
 			}
 		}
-		if clients > 0 {
+		if fresh > 0 {
 			silent = 0
 			return false, nil
 		}
 		silent++
 		return silent >= quiet, nil
 	})
-	return len(ended), err
+	return Cut{Sessions: len(told), Lingering: lingering}, err
 }
 
 // isAgents tells the agent's own sessions: the superuser's over the private socket, which nobody else can reach.

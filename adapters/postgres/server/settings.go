@@ -198,7 +198,7 @@ func stripAuto(content string, managed map[string]string) (string, []string) {
 // writeConfiguration brings every configuration file of the data directory to what Regent wants.
 func (i *Instance) writeConfiguration() error {
 	settings := i.effective()
-	if err := i.identity.writeFile(filepath.Join(i.config.DataDir, settingsFile), i.config.renderSettings(settings), 0o600); err != nil {
+	if err := i.identity.ensureFile(filepath.Join(i.config.DataDir, settingsFile), i.config.renderSettings(settings), 0o600); err != nil {
 		return err
 	}
 	if err := i.writeHBA(); err != nil {

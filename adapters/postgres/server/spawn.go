@@ -52,6 +52,16 @@ type child struct {
 	exit    Exit
 }
 
+// alive says whether the postmaster has not ended.
+func (c *child) alive() bool {
+	select {
+	case <-c.exited:
+		return false
+	default:
+		return true
+	}
+}
+
 // spawn starts a program whose life is tied to this process. The kernel sends the parent-death signal when the *thread* that
 // forked ends, and Go ends idle threads as it likes; so the thread is locked to a goroutine that does nothing but wait for the child.
 func spawn(cmd *exec.Cmd, log *logPipe, clk clock.Clock) (*child, error) {
@@ -166,7 +176,9 @@ func parseLogLine(line string) logLine {
 	case strings.Contains(said.text, "PANIC:  "), strings.Contains(said.text, "FATAL:  "),
 		strings.Contains(said.text, "ERROR:  "), strings.Contains(said.text, "WARNING:  "):
 		said.level = slog.LevelWarn
-	case strings.HasPrefix(said.text, "DEBUG"):
+	case strings.HasPrefix(said.text, "DEBUG"),
+		// A standby without an upstream says so at each look, ten times a second.
+		strings.Contains(said.text, "waiting for WAL to become available"):
 		said.level = slog.LevelDebug
 	}
 	return said

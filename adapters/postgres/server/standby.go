@@ -222,7 +222,7 @@ func (i *Instance) Position(ctx context.Context) (Position, error) {
 }
 
 // replayTimeout bounds asking a server where replay is: it only saves reading from the last checkpoint.
-const replayTimeout = time.Second
+const replayTimeout = 250 * time.Millisecond
 
 func (i *Instance) position(ctx context.Context) (Position, error) {
 	data, err := i.Control()

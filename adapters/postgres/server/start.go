@@ -79,6 +79,9 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	if i.Running() {
 		return ErrRunning
 	}
+	i.mu.Lock()
+	stops := i.stops
+	i.mu.Unlock()
 	if err := i.WaitStopped(ctx); err != nil {
 		return err
 	}
@@ -91,7 +94,7 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	if err := i.prepare(o.Role); err != nil {
 		return err
 	}
-	c, err := i.launch()
+	c, err := i.launch(stops)
 	if err != nil {
 		return err
 	}
@@ -123,11 +126,16 @@ func (i *Instance) prepare(role Role) error {
 	return nil
 }
 
-// launch starts the postmaster and the goroutine that sees to its end.
-func (i *Instance) launch() (*child, error) {
+// launch starts the postmaster and the goroutine that sees to its end, unless Stop was called since stops was read.
+func (i *Instance) launch(stops uint64) (*child, error) {
 	program, err := i.config.Binaries.Path(binary.ToolPostgres)
 	if err != nil {
 		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.stops != stops {
+		return nil, ErrStopRequested
 	}
 	log, err := newLogPipe(i.config.Logger, i.masker)
 	if err != nil {
@@ -144,9 +152,7 @@ func (i *Instance) launch() (*child, error) {
 		<-log.done
 		return nil, errors.Join(fmt.Errorf("run %s: %w", program, err), closeErr)
 	}
-	i.mu.Lock()
 	i.child, i.stopping = c, false
-	i.mu.Unlock()
 	i.watchers.Add(1)
 	go i.watch(c)
 	i.config.Logger.Info("postmaster started", "pid", c.pid, "data_directory", i.config.DataDir, "port", i.config.Port)

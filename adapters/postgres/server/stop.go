@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -85,15 +86,16 @@ type Stopped struct {
 func (i *Instance) Stop(ctx context.Context, o StopOptions) (Stopped, error) {
 	o = o.withDefaults()
 	began := i.config.Clock.Now()
-	c := i.current()
-	if c == nil {
-		return Stopped{}, nil
-	}
 	i.mu.Lock()
-	if i.Alive(c) {
+	i.stops++
+	c := i.child
+	if c != nil && c.alive() {
 		i.stopping = true
 	}
 	i.mu.Unlock()
+	if c == nil {
+		return Stopped{}, nil
+	}
 	budgets := map[Mode]time.Duration{ModeSmart: o.SmartBudget, ModeFast: o.FastBudget, ModeImmediate: o.ImmediateBudget}
 	signals := map[Mode]syscall.Signal{ModeSmart: syscall.SIGTERM, ModeFast: syscall.SIGINT, ModeImmediate: syscall.SIGQUIT}
 	mode := o.Mode
@@ -117,21 +119,11 @@ func (i *Instance) Stop(ctx context.Context, o StopOptions) (Stopped, error) {
 		}
 		i.config.Logger.Warn("stop escalates", "from", mode.String(), "after", budgets[mode].String())
 	}
-	return Stopped{Mode: mode, Escalated: mode != o.Mode, Took: i.config.Clock.Now().Sub(began), Exit: c.exit}, nil
-}
-
-// Alive says whether the postmaster c has not ended.
-func (i *Instance) Alive(c *child) bool {
-	select {
-	case <-c.exited:
-		return false
-	default:
-		return true
-	}
+	return Stopped{Mode: mode, Escalated: mode != o.Mode, Took: i.config.Clock.Now().Sub(began), Exit: i.exitOf(c)}, nil
 }
 
 func (i *Instance) signalPostmaster(c *child, sig syscall.Signal) error {
-	if !i.Alive(c) {
+	if !c.alive() {
 		return nil
 	}
 	return signalProcess(process{pid: c.pid}, i.config.DataDir, sig)
@@ -162,6 +154,15 @@ func (i *Instance) killUntilStopped(ctx context.Context, c *child) error {
 			return err
 		}
 	}
+}
+
+// Restart stops the server and starts it in the given role.
+func (i *Instance) Restart(ctx context.Context, stop StopOptions, start StartOptions) (Stopped, error) {
+	stopped, err := i.Stop(ctx, stop)
+	if err != nil {
+		return stopped, err
+	}
+	return stopped, i.Start(ctx, start)
 }
 
 // ClearLeftovers ends every process that works in the data directory without being a child of this instance: what is left of
@@ -201,11 +202,23 @@ func (i *Instance) clearLeftovers(ctx context.Context) (int, error) {
 	if err != nil {
 		return len(found), fmt.Errorf("stop the leftover processes: %w", err)
 	}
-	// Nobody is left who could own it, and its process id may by now be that of another server, which PostgreSQL would take for the owner.
-	if err := removeFile(filepath.Join(i.config.DataDir, pidFileName)); err != nil && !os.IsNotExist(err) {
-		return len(found), fmt.Errorf("remove the stale %s: %w", pidFileName, err)
+	return len(found), i.removeStaleLocks()
+}
+
+// removeStaleLocks removes what a killed server leaves: postmaster.pid, the socket and its lock. Nobody is left who could own them, but
+// PostgreSQL takes the process id in them for an owner if it was given to another server meanwhile, or if the dead one is still a zombie.
+// The socket's folder is this instance's alone.
+func (i *Instance) removeStaleLocks() error {
+	stale, err := filepath.Glob(filepath.Join(i.config.socketDir(), ".s.PGSQL.*"))
+	if err != nil {
+		return fmt.Errorf("look for stale sockets: %w", err)
 	}
-	return len(found), nil
+	for _, path := range append(stale, filepath.Join(i.config.DataDir, pidFileName)) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove a stale lock: %w", err)
+		}
+	}
+	return nil
 }
 
 // Processes returns how many processes of the server there are, leftovers included: 0 is what "stopped" means.

@@ -199,6 +199,27 @@ func New(t testing.TB, change func(*server.Config)) *Server {
 	})
 }
 
+// Detached makes a data directory from the template that nobody holds, and returns its configuration: for tests that hand it to
+// another process. What that leaves behind is the test's to clear.
+func Detached(t testing.TB) server.Config {
+	t.Helper()
+	origin, err := template()
+	if err != nil {
+		t.Fatalf("make the template: %v", err)
+	}
+	c := Config(t, origin.set)
+	instance, err := server.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = copyTree(origin.dataDir, instance.DataDir(), instance.Own)
+	if err := errors.Join(err, instance.Close()); err != nil {
+		t.Fatalf("copy the template: %v", err)
+	}
+	c.DataDir, c.RunDir = instance.DataDir(), instance.DataDir()+".run"
+	return c
+}
+
 // Open opens an instance that is killed and closed with the test. fill, if not nil, provides the data directory.
 func Open(t testing.TB, c server.Config, fill func(*server.Instance)) *Server {
 	t.Helper()
@@ -239,11 +260,17 @@ func Start(t testing.TB, role server.Role) *Server {
 // Follow starts a standby that streams from primary through a slot of its own name.
 func Follow(t testing.TB, primary *Server, name string) *Server {
 	t.Helper()
+	return FollowWith(t, primary, name, nil)
+}
+
+// FollowWith is [Follow] with a configuration that change adapts.
+func FollowWith(t testing.TB, primary *Server, name string, change func(*server.Config)) *Server {
+	t.Helper()
 	ctx := Context(t)
 	if err := primary.CreateSlot(ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	s := New(t, nil)
+	s := New(t, change)
 	o := server.FollowOptions{Upstream: primary.Address(), Slot: name, ApplicationName: name}
 	if err := s.FollowUpstream(ctx, o); err != nil {
 		t.Fatal(err)
@@ -268,27 +295,38 @@ func Context(t testing.TB) context.Context {
 // Connect opens a session as superuser over the private socket, closed with the test.
 func (s *Server) Connect(t testing.TB) *pgconn.PgConn {
 	t.Helper()
-	c, err := s.ConnConfig()
+	conn, err := s.connect(Context(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.RuntimeParams["application_name"] = "test"
-	conn, err := pgconn.ConnectConfig(Context(t), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = conn.Close(ctx) // the server may be gone
-	})
+	t.Cleanup(func() { hangUp(conn) })
 	return conn
 }
 
-// SQL runs statements on a fresh session and returns the last one's first value.
+func (s *Server) connect(ctx context.Context) (*pgconn.PgConn, error) {
+	c, err := s.ConnConfig()
+	if err != nil {
+		return nil, err
+	}
+	c.RuntimeParams = map[string]string{"application_name": "test"}
+	return pgconn.ConnectConfig(ctx, c)
+}
+
+func hangUp(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // the server may be gone
+}
+
+// SQL runs statements on a session of their own and returns the last one's first value.
 func (s *Server) SQL(t testing.TB, sql string) string {
 	t.Helper()
-	value, err := Query(Context(t), s.Connect(t), sql)
+	conn, err := s.connect(Context(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hangUp(conn)
+	value, err := Query(Context(t), conn, sql)
 	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
