@@ -341,6 +341,15 @@ func (a *Admin) offsets(
 	})
 }
 
+// Scan reads the committed records of one partition in [from, to), and calls fn with some of them at a time, in order; next is the offset
+// from which to go on. It returns when nothing below to is left to read, which is judged by positions and not by records: markers, aborted
+// records and what compaction took away never show. So this is how to read a partition to its end: take to from [Admin.EndOffsets]. A from below the
+// partition's start counts as the start. It waits while a transaction below to is open, and is bounded by ctx alone.
+func (a *Admin) Scan(ctx context.Context, tp record.TopicPartition, from, to int64, fn func(records []record.Record, next int64) error) error {
+	sc := scanner{config: a.config, client: a.client, admin: a.admin, tp: tp, leader: -1}
+	return sc.scan(ctx, from, to, fn)
+}
+
 // GroupOffsets returns what a group has committed; nothing for a group that does not exist.
 func (a *Admin) GroupOffsets(ctx context.Context, group string) (map[record.TopicPartition]GroupOffset, error) {
 	return bounded(ctx, a, "read the offsets of group "+group, func(ctx context.Context) (map[record.TopicPartition]GroupOffset, error) {

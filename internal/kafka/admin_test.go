@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/regent-infra/regent/internal/kafka"
 	"github.com/regent-infra/regent/internal/kafka/kafkatest"
 	"github.com/regent-infra/regent/internal/record"
@@ -101,6 +103,47 @@ func TestAdminKnowsOffsets(t *testing.T) {
 	}
 	if none, err := admin.EndOffsets(ctx); err != nil || len(none) != 0 {
 		t.Errorf("no topics have offsets %v, err %v", none, err)
+	}
+}
+
+func TestScanReadsToTheEnd(t *testing.T) {
+	t.Parallel()
+	admin, config := newAdmin(t)
+	ctx := deadline(t)
+	if err := admin.CreateTopic(ctx, kafka.TopicSpec{Name: "a", Partitions: 1, ReplicationFactor: 1}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, config, numbered("a", 0, 0, 3)...)
+	client, err := kgo.NewClient(kgo.SeedBrokers(config.Brokers...), kgo.TransactionalID("x"), kgo.DefaultProduceTopic("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.ProduceSync(ctx, &kgo.Record{Value: []byte("aborted")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	tp := record.TopicPartition{Topic: "a"}
+	ends, err := admin.EndOffsets(ctx, "a")
+	if err != nil || ends[tp] != 5 {
+		t.Fatalf("ends %v, err %v", ends, err)
+	}
+	var values []string
+	reached := int64(0)
+	err = admin.Scan(ctx, tp, 0, ends[tp], func(records []record.Record, next int64) error {
+		for _, rec := range records {
+			values = append(values, string(rec.Value))
+		}
+		reached = next
+		return nil
+	})
+	if err != nil || reached != 5 || len(values) != 3 || values[2] != "v2" {
+		t.Errorf("read %v up to %d, err %v", values, reached, err)
 	}
 }
 

@@ -51,7 +51,7 @@ type Watermarks struct {
 }
 
 // Reader reads named partitions, without a group. [Reader.Poll] is for one goroutine; the other methods are safe for
-// concurrent use.
+// concurrent use. To read a partition to its end and no further, use [Admin.Scan].
 type Reader struct {
 	config Config
 	client *kgo.Client
