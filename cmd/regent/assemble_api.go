@@ -21,33 +21,32 @@ type runtimes struct {
 	alone bool
 
 	mu  sync.Mutex
-	all map[string]*stream.Runtime
+	all []processor
 }
 
-func (r *runtimes) add(name string, runtime *stream.Runtime) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.all == nil {
-		r.all = map[string]*stream.Runtime{}
-	}
-	r.all[name] = runtime
+// processor is one running processor.
+type processor struct {
+	definition stream.Definition
+	runtime    *stream.Runtime
 }
 
-func (r *runtimes) list() []*stream.Runtime {
+func (r *runtimes) add(d stream.Definition, runtime *stream.Runtime) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	list := make([]*stream.Runtime, 0, len(r.all))
-	for _, runtime := range r.all {
-		list = append(list, runtime)
-	}
-	return list
+	r.all = append(r.all, processor{d, runtime})
+}
+
+func (r *runtimes) list() []processor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all)
 }
 
 // Status implements [httpapi.Processors].
 func (r *runtimes) Status() []httpapi.Processor {
 	var all []httpapi.Processor
-	for _, runtime := range r.list() {
-		s := runtime.Status()
+	for _, p := range r.list() {
+		s := p.runtime.Status()
 		all = append(all, httpapi.Processor{Status: s, Ready: s.Ready() && (!r.alone || len(s.Tasks) > 0)})
 	}
 	slices.SortFunc(all, func(a, b httpapi.Processor) int { return cmp.Compare(a.Processor, b.Processor) })
@@ -57,13 +56,19 @@ func (r *runtimes) Status() []httpapi.Processor {
 // Digests implements [httpapi.Processors].
 func (r *runtimes) Digests(context.Context) ([]httpapi.Digest, error) {
 	var all []httpapi.Digest
-	for _, runtime := range r.list() {
-		digests, err := runtime.Digests()
+	for _, p := range r.list() {
+		digests, err := p.runtime.Digests()
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range digests {
-			all = append(all, httpapi.Digest{Processor: runtime.Status().Processor, Table: d.Table, Partition: d.Partition, Keys: d.Entries, Sum: d.Sum})
+			digest := httpapi.Digest{Processor: p.definition.Name, Table: d.Table, Partition: d.Partition, Keys: d.Entries, Sum: d.Sum}
+			for _, t := range p.definition.Tables {
+				if t.Name == d.Table && t.Source == p.definition.Changelog {
+					digest.Changelog = t.Source
+				}
+			}
+			all = append(all, digest)
 		}
 	}
 	slices.SortFunc(all, func(a, b httpapi.Digest) int {

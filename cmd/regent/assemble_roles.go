@@ -12,6 +12,7 @@ import (
 	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
 	"github.com/regent-infra/regent/internal/topics"
+	"github.com/regent-infra/regent/processors/orchestrator"
 	"github.com/regent-infra/regent/processors/reducer"
 )
 
@@ -31,17 +32,21 @@ func headers(e *event.Event, cause *record.Record) []record.Header {
 	return avrocodec.Headers(e, avrocodec.TraceOf(cause).Child(e.CorrelationID, e.ID))
 }
 
-// definition returns the processor of a role; ok is false for a role that is none.
-func (p *plane) definition(role, boot string) (d stream.Definition, ok bool, err error) {
+// definition returns the processor of a role. It refuses one that does not keep its contract.
+func (p *plane) definition(role, boot string) (d stream.Definition, err error) {
 	switch role {
 	case roleReducer:
 		d, err = reducer.Postgres(p.reducerConfig(boot))
 	case roleFleet:
 		d, err = reducer.Fleet(p.reducerConfig(boot))
+	case roleOrchestrator:
+		d, err = orchestrator.Postgres(orchestrator.Config{
+			Instance: boot, Version: p.build.Version, Codec: p.codec, Partitions: p.set.Partitions(event.KindPostgres), Headers: headers,
+		})
 	default:
-		return d, false, nil
+		err = fmt.Errorf("there is no processor for the role %s", role)
 	}
-	return d, true, err
+	return d, err
 }
 
 func (p *plane) reducerConfig(boot string) reducer.Config {
@@ -53,13 +58,13 @@ func (p *plane) processors() []lifecycle.Service {
 	metrics := stream.NewMetrics(p.metrics)
 	boot := event.NewID()
 	var services []lifecycle.Service
-	for _, role := range []string{roleReducer, roleFleet} {
+	for _, role := range []string{roleReducer, roleFleet, roleOrchestrator} {
 		if !slices.Contains(p.roles, role) {
 			continue
 		}
 		services = append(services, lifecycle.Service{Name: role, Run: func(ctx context.Context, ready func()) error {
-			d, ok, err := p.definition(role, boot)
-			if err != nil || !ok {
+			d, err := p.definition(role, boot)
+			if err != nil {
 				return fmt.Errorf("make the processor: %w", err)
 			}
 			r, err := stream.New(d, stream.Options{
@@ -69,7 +74,7 @@ func (p *plane) processors() []lifecycle.Service {
 			if err != nil {
 				return err
 			}
-			p.runtimes.add(d.Name, r)
+			p.runtimes.add(d, r)
 			ready()
 			return r.Run(ctx)
 		}})

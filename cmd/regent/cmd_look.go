@@ -544,11 +544,11 @@ func (a *app) workflowsCommand() *cobra.Command {
 	f.IntVar(&limit, "limit", 20, "at most so many")
 	addServer(list)
 	a.addOutput(list, &format)
-	children := []*cobra.Command{list}
-	if show := a.workflowsShowCommand(); show != nil {
-		children = append(children, show)
-	}
-	return parent(&cobra.Command{Use: "workflows", GroupID: groupExplain, Short: "Runs of workflows, and the decision tables behind them"}, children...)
+	return parent(&cobra.Command{
+		Use: "workflows", GroupID: groupExplain, Short: "Runs of workflows, and the decision tables behind them",
+		Example: `  regent workflows list --status RUNNING
+  regent workflows show failover`,
+	}, list, a.workflowsShowCommand())
 }
 
 // completeClusters offers cluster ids if the server answers at once.

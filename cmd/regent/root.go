@@ -136,7 +136,7 @@ func (a *app) load(cmd *cobra.Command) (*config.Loaded, error) {
 // logger makes the logger of a process that runs for long.
 func (a *app) logger(c *config.Loaded) (*slog.Logger, io.Closer, error) {
 	return telemetry.NewLogger(telemetry.Options{
-		Level: c.Log.Level, Format: c.Log.Format, File: c.Log.File, Output: a.env.Stderr, Secrets: []secret.Value{c.Postgres.Password},
+		Level: c.Log.Level, Format: c.Log.Format, File: c.Log.File, Output: a.env.Stderr, Secrets: []secret.Value{c.RegistryAuth.Password},
 	})
 }
 

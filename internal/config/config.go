@@ -136,21 +136,39 @@ type Agent struct {
 	Profile         string        `koanf:"profile" doc:"how fast a loss is noticed: fast beats every 250ms and is suspected after 1s, default 1s and 3s" check:"enum=default|fast"`
 	Heartbeat       time.Duration `koanf:"heartbeat" doc:"time between two heartbeats; 0 takes the profile's" check:"range=0s..1m"`
 	SuspectAfter    time.Duration `koanf:"suspect_after" doc:"silence after which the node is suspected; 0 takes the profile's" check:"range=0s..10m"`
-	ObserveInterval time.Duration `koanf:"observe_interval" doc:"time between two full looks at the server" check:"range=50ms..1m"`
+	PulseInterval   time.Duration `koanf:"pulse_interval" doc:"time between two cheap looks at role, positions and receiver; changes are told at once" check:"range=20ms..10s"`
+	ObserveInterval time.Duration `koanf:"observe_interval" doc:"time between two full values while nothing of note changes" check:"range=50ms..1m"`
+	VolumeInterval  time.Duration `koanf:"volume_interval" doc:"time between two looks at sizes and counters" check:"range=1s..1h"`
+	LookTimeout     time.Duration `koanf:"look_timeout" doc:"time that one look may take, connecting included" check:"range=100ms..1m"`
 }
 
 // Postgres says what an agent's server is like.
 type Postgres struct {
-	DataDir      string       `koanf:"data_dir" doc:"data directory of the server; the agent keeps its own state beside it"`
-	Host         string       `koanf:"host" doc:"host name or address under which other nodes and clients reach the server"`
-	Port         int64        `koanf:"port" doc:"port of the server" check:"range=1..65535"`
-	BinDir       string       `koanf:"bin_dir" doc:"directory of the PostgreSQL programs; empty: look for installed ones, else fetch"`
-	Version      string       `koanf:"version" doc:"major version to use, such as 17; empty: the newest that is installed"`
-	User         string       `koanf:"user" doc:"operating-system user that runs the server when the agent is started as root"`
-	Superuser    string       `koanf:"superuser" doc:"database role of the agent"`
-	Replication  string       `koanf:"replication_user" doc:"database role of standbys"`
-	Password     secret.Value `koanf:"password" doc:"password of both roles; prefer password_file"`
-	PasswordFile string       `koanf:"password_file" doc:"file whose first line is that password"`
+	DataDir     string   `koanf:"data_dir" doc:"data directory of the server; it need not exist"`
+	AgentDir    string   `koanf:"agent_dir" doc:"directory of the agent's memory and of the archive of lost writes; must outlive the data directory; empty: data_dir and .agent"`
+	RunDir      string   `koanf:"run_dir" doc:"directory of the server's socket, passfile and lock; empty: data_dir and .run"`
+	Host        string   `koanf:"host" doc:"host name or address under which other nodes and clients reach the server"`
+	Port        int64    `koanf:"port" doc:"port of the server" check:"range=1..65535"`
+	ListenHosts []string `koanf:"listen_hosts" doc:"addresses that the server listens on; empty: host if that is an address, else all"`
+	BinDir      string   `koanf:"bin_dir" doc:"directory of the PostgreSQL programs; empty: look for installed ones, else fetch published ones"`
+	Version     int64    `koanf:"version" doc:"major version to use, 13 to 18; 0: that of the data directory, else the newest that is installed" check:"range=0..18"`
+	NoFetch     bool     `koanf:"no_fetch" doc:"never fetch published PostgreSQL programs"`
+	User        string   `koanf:"user" doc:"operating-system user that runs the server when the agent is started as root"`
+	Settings    []string `koanf:"settings" doc:"PostgreSQL settings besides those that Regent owns, each name=value"`
+
+	Superuser               string `koanf:"superuser" doc:"database role of the agent"`
+	ReplicationUser         string `koanf:"replication_user" doc:"database role of standbys"`
+	RewindUser              string `koanf:"rewind_user" doc:"database role of pg_rewind"`
+	PasswordFile            string `koanf:"password_file" doc:"file whose first line is the superuser's password; the same on all nodes of a cluster"`
+	ReplicationPasswordFile string `koanf:"replication_password_file" doc:"file with the replication role's password; empty: password_file"`
+	RewindPasswordFile      string `koanf:"rewind_password_file" doc:"file with the rewind role's password; empty: that of the replication role"`
+
+	StartTimeout  time.Duration `koanf:"start_timeout" doc:"time that a start may take until it is reported as failed; the server goes on recovering" check:"range=1s..24h"`
+	StopMode      string        `koanf:"stop_mode" doc:"how the server is stopped when the agent is told to end" check:"enum=fast|immediate"`
+	StopTimeout   time.Duration `koanf:"stop_timeout" doc:"time that a stop may take before the next harder mode" check:"range=100ms..1h"`
+	FenceTimeout  time.Duration `koanf:"fence_timeout" doc:"time that a fenced primary may take to stop with fast before immediate" check:"range=100ms..1h"`
+	FollowTimeout time.Duration `koanf:"follow_timeout" doc:"time that a standby may try to stream from a new upstream" check:"range=1s..24h"`
+	MarkerTimeout time.Duration `koanf:"marker_timeout" doc:"time that a changed synchronous set may take to acknowledge a marker commit" check:"range=100ms..1h"`
 }
 
 // Lifecycle says how patient starts and stops are.
@@ -172,9 +190,14 @@ func Default() Config {
 		Process: Process{
 			Roles: []string{"reducer", "orchestrator", "fleet", "api"}, FlushInterval: 3 * time.Second, CacheSize: 256 << 20,
 		},
-		Agent: Agent{Profile: "default", ObserveInterval: time.Second},
+		Agent: Agent{
+			Profile: "default", PulseInterval: 100 * time.Millisecond, ObserveInterval: time.Second, VolumeInterval: 15 * time.Second, LookTimeout: 2 * time.Second,
+		},
 		Postgres: Postgres{
-			DataDir: "regent-postgres/data", Host: "127.0.0.1", Port: 5432, User: "postgres", Superuser: "regent", Replication: "regent_replication",
+			DataDir: "regent-postgres/data", Host: "127.0.0.1", Port: 5432, ListenHosts: []string{}, User: "postgres", Settings: []string{},
+			Superuser: "postgres", ReplicationUser: "regent_replication", RewindUser: "regent_rewind",
+			StartTimeout: 10 * time.Minute, StopMode: "fast", StopTimeout: 10 * time.Second, FenceTimeout: 3 * time.Second, FollowTimeout: time.Minute,
+			MarkerTimeout: 10 * time.Second,
 		},
 		Lifecycle: Lifecycle{StartTimeout: 10 * time.Minute, DrainTimeout: 20 * time.Second},
 	}

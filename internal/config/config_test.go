@@ -67,7 +67,7 @@ listen: {http: "127.0.0.1:1"}
 	}
 	l, err := Load(Options{
 		File: file, Flags: flags,
-		Environ: []string{"REGENT_LOG_LEVEL=debug", "REGENT_DATA_DIR=/from/env", "REGENT_TEST_X=1", "HOME=/x", "REGENT_POSTGRES_PASSWORD=canary-1"},
+		Environ: []string{"REGENT_LOG_LEVEL=debug", "REGENT_DATA_DIR=/from/env", "REGENT_TEST_X=1", "HOME=/x", "REGENT_REGISTRY_AUTH_PASSWORD=canary-1"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -82,14 +82,14 @@ listen: {http: "127.0.0.1:1"}
 		"data.dir":                {"/from/flag", "flag --data-dir"},
 		"embedded.sync":           {"true", "flag --sync"},
 		"listen.http":             {"127.0.0.1:1", file + " line 9"},
-		"postgres.password":       {"[secret]", "environment variable REGENT_POSTGRES_PASSWORD"},
+		"registry_auth.password":  {"[secret]", "environment variable REGENT_REGISTRY_AUTH_PASSWORD"},
 	} {
 		if l.Value(key) != want[0] || l.Source(key) != want[1] {
 			t.Errorf("%s is %q from %q, want %q from %q", key, l.Value(key), l.Source(key), want[0], want[1])
 		}
 	}
 	if l.Config.Data.Dir != "/from/flag" || !l.Config.Embedded.Sync || l.Config.Lifecycle.DrainTimeout != 20*time.Second ||
-		!slices.Equal(l.Config.Brokers, []string{"lab:9092"}) || l.Config.Postgres.Password.Reveal() != "canary-1" || l.Config.Embedded.MinFree != 64<<20 {
+		!slices.Equal(l.Config.Brokers, []string{"lab:9092"}) || l.Config.RegistryAuth.Password.Reveal() != "canary-1" || l.Config.Embedded.MinFree != 64<<20 {
 		t.Errorf("the struct differs from the values: %+v", l.Config)
 	}
 	if len(l.Config.Contexts) != 2 || l.File != file {

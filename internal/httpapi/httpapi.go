@@ -105,16 +105,35 @@ func New(listener net.Listener, config Config) *Server {
 	if config.Metrics != nil {
 		config.Metrics.MustRegister(s.requests)
 	}
+	s.serve(s.Handler())
+	return s
+}
+
+// NewProbe makes a server that answers only /metrics, /health/live and /health/ready: for a process that serves no state, such as an agent.
+func NewProbe(listener net.Listener, config Config) *Server {
+	s := &Server{config: config, listener: listener}
+	mux := http.NewServeMux()
+	live := s.answer(func(*http.Request) (any, error) { return map[string]string{"status": "live"}, nil })
+	mux.Handle("GET /health/live", live)
+	mux.Handle("GET /health/ready", live)
+	mux.Handle("GET /v1/info", s.answer(func(*http.Request) (any, error) { return s.config.Info, nil }))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(config.Metrics, promhttp.HandlerOpts{Timeout: requestTimeout}))
+	mux.Handle("/", http.HandlerFunc(s.unknown))
+	s.serve(mux)
+	return s
+}
+
+// serve prepares the server around a handler.
+func (s *Server) serve(handler http.Handler) {
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.http = &http.Server{
-		Handler:           s.Handler(),
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(config.Logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
 	}
-	return s
 }
 
 // URL returns the address that clients connect to.

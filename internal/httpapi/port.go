@@ -52,6 +52,8 @@ type Digest struct {
 	Table string `json:"table"`
 	// Partition of the table.
 	Partition int32 `json:"partition"`
+	// Changelog is the topic that the table is the state of; empty for a table that is a view of an input.
+	Changelog string `json:"changelog,omitempty"`
 	// Keys is how many entries it covers.
 	Keys int64 `json:"keys"`
 	// Sum is the SHA-256 over all of them, hexadecimal.
