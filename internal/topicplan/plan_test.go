@@ -254,6 +254,28 @@ func TestIncompatibleSchemasAreRefusedByName(t *testing.T) {
 	}
 }
 
+// yes is a registry that finds everything compatible, as some do.
+type yes struct{ *avrocodec.MemoryRegistry }
+
+func (yes) CheckCompatible(context.Context, string, string) error { return nil }
+
+func TestARegistryThatSaysYesToEverythingIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	schema, err := envelope.Schema([]string{"FencePostgres", "NodeHeartbeat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := yes{avrocodec.NewMemoryRegistry()}
+	if _, err := registry.Register(t.Context(), topics.Subject(orders), schema); err != nil {
+		t.Fatal(err)
+	}
+	_, err = topicplan.Make(deadline(t), w.admin, registry, declared)
+	if err == nil || !strings.Contains(err.Error(), "the schema of subject "+orders+"-value is not compatible") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestUnreachableServersAreNamed(t *testing.T) {
 	t.Parallel()
 	address := kafkatest.Nobody(t)
