@@ -7,8 +7,8 @@
 //	if changes.Cluster != nil { emit(changes.Cluster) }
 //
 // One file per concern of a kind: postgres.go (parts and Apply), facts.go (what the rest of a cluster depends on in one
-// observation), health.go (causes), lag.go, timeline.go, synchronous.go, analysis.go (the decision table of diagnoses);
-// silence.go says who is suspected, for all kinds; fleet.go rolls clusters up.
+// observation), health.go (causes), lag.go, timeline.go, synchronous.go, situation.go (one look at a whole cluster: who is primary,
+// who vouches for it), analysis.go (the decision table of diagnoses); silence.go says who is suspected, for all kinds; fleet.go rolls clusters up.
 //
 // # Invariants
 //
@@ -31,6 +31,11 @@
 // Thresholds have no hysteresis: memory of which side of a limit we came from would break invariants 1 and 3. Messages
 // therefore name limits and coarse steps instead of measurements, and no diagnosis that leads to action depends on a measured
 // quantity, but for the disk of the primary and exhausted connections.
+//
+// A primary that is down says nothing of its role. It is recognised by its renounced term, or by a term without an upstream and the
+// standbys that were told to follow it. Nothing is remembered from the time when it could speak: a compacted log must say the same.
+//
+// What a heartbeat says before the first observation of its node is lost with the task's soft state; the next one says it again.
 //
 // "Since when" is no part of a state either: its moment would depend on soft state that a restart loses. The envelope's occurred_at and
 // the log itself tell.
