@@ -45,8 +45,8 @@ type checkpoint map[string]map[int32]int64
 // Compact removes from compacted topics the records that a later record with the same key has replaced, and tombstones
 // that have done their work, as Kafka's log cleaner does:
 //
-//   - Only the beginning of the log is looked at, up to the first batch younger than min.compaction.lag.ms, the last batch,
-//     and the beginning of a transaction that reaches over that point. What follows neither disappears nor replaces.
+//   - Only the beginning of the log is looked at, up to the first batch younger than min.compaction.lag.ms, or the last
+//     batch. What follows neither disappears nor replaces.
 //   - A partition is due when at least min.cleanable.dirty.ratio of that part is new since the last time (default 0.5), or
 //     when its oldest new batch is older than max.compaction.lag.ms.
 //   - A tombstone goes when its time is older than delete.retention.ms (default 24 h).
@@ -113,19 +113,16 @@ type cleaner struct {
 
 // batchInfo is what compaction needs to know about a batch without reading it again.
 type batchInfo struct {
-	segment    int
-	base, next int64
-	maxTime    int64
-	pid        int64
-	size       int
-	data       bool // of a transaction that is not ended yet
-	control    bool
-	aborted    bool
+	base    int64
+	maxTime int64
+	size    int
+	control bool
+	aborted bool
 }
 
 // clean compacts a partition that is due, and returns up to where it is compacted now.
 func (c *cleaner) clean(from int64) (int64, error) {
-	if err := finishSwaps(c.dir); err != nil {
+	if err := finishSwaps(c.dir, c.Crash); err != nil {
 		return from, err
 	}
 	if err := c.list(); err != nil || len(c.batches) == 0 {
@@ -180,10 +177,7 @@ func (c *cleaner) list() error {
 	for i := range bases {
 		err := c.each(i, func(b rawBatch) error {
 			at, pid := len(c.batches), b.producerID()
-			info := batchInfo{
-				segment: i, base: b.baseOffset(), next: b.nextOffset(), maxTime: b.maxTime(), pid: pid, size: len(b),
-				control: b.isControl(), data: b.isTransactional() && !b.isControl(),
-			}
+			info := batchInfo{base: b.baseOffset(), maxTime: b.maxTime(), size: len(b), control: b.isControl()}
 			c.batches = append(c.batches, info)
 			switch {
 			case info.control:
@@ -193,7 +187,7 @@ func (c *cleaner) list() error {
 					}
 				}
 				delete(open, pid)
-			case info.data:
+			case b.isTransactional():
 				open[pid] = append(open[pid], at)
 			}
 			return nil
@@ -228,38 +222,15 @@ func (c *cleaner) each(i int, fn func(rawBatch) error) error {
 	return nil
 }
 
-// end returns the offset up to which the log may be compacted.
+// end returns the offset up to which the log may be compacted. A transaction may reach over it: how it ended is known.
 func (c *cleaner) end() int64 {
 	youngest := c.NowMillis - c.topic.config("min.compaction.lag.ms", 0)
-	end := c.batches[len(c.batches)-1].base
 	for _, b := range c.batches {
 		if b.maxTime > youngest {
-			end = min(end, b.base)
-			break
+			return b.base
 		}
 	}
-	// No transaction may reach over the end. Moving it back may uncover another one that does.
-	for {
-		back := end
-		first := make(map[int64]int64)
-		for _, b := range c.batches {
-			switch {
-			case b.control:
-				if at, open := first[b.pid]; open && at < end && b.next > end {
-					back = min(back, at)
-				}
-				delete(first, b.pid)
-			case b.data:
-				if _, open := first[b.pid]; !open {
-					first[b.pid] = b.base
-				}
-			}
-		}
-		if back == end {
-			return end
-		}
-		end = back
-	}
+	return c.batches[len(c.batches)-1].base
 }
 
 // latest returns the last offset of each key between two offsets.
@@ -337,11 +308,11 @@ func (c *cleaner) swap(base, end int64, content []byte) error {
 		return err
 	}
 	c.Crash("compact-swap")
-	return finishSwaps(c.dir)
+	return finishSwaps(c.dir, c.Crash)
 }
 
 // finishSwaps carries out the replacements that are prepared in a partition's directory.
-func finishSwaps(dir string) error {
+func finishSwaps(dir string, crash func(string)) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -360,14 +331,14 @@ func finishSwaps(dir string) error {
 		if err := errors.Join(err1, err2); err != nil {
 			return fmt.Errorf("finish the replacement of segments %s in %s: %w", e.Name(), dir, err)
 		}
-		if err := finishSwap(dir, filepath.Join(dir, e.Name()), base, end); err != nil {
+		if err := finishSwap(dir, filepath.Join(dir, e.Name()), base, end, crash); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func finishSwap(dir, swap string, base, end int64) error {
+func finishSwap(dir, swap string, base, end int64, crash func(string)) error {
 	raw, err := os.ReadFile(swap)
 	if err != nil {
 		return fmt.Errorf("finish the replacement of segments: %w", err)
@@ -381,6 +352,7 @@ func finishSwap(dir, swap string, base, end int64) error {
 			if err := errors.Join(removeFile(indexPath(dir, b)), removeFile(segmentPath(dir, b))); err != nil {
 				return err
 			}
+			crash("compact-removed")
 		}
 	}
 	if len(raw) == 0 {

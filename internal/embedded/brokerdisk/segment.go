@@ -99,7 +99,7 @@ type partition struct {
 // scan reads all batches of a partition, finishes what compaction began, cuts off a torn end and repairs the index
 // files.
 func (p *partition) scan() error {
-	if err := finishSwaps(p.dir); err != nil {
+	if err := finishSwaps(p.dir, func(string) {}); err != nil {
 		return err
 	}
 	bases, err := listSegments(p.dir)
