@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -22,6 +23,18 @@ import (
 	"github.com/regent-infra/regent/schemas"
 )
 
+// makePrivateDir makes a directory for the agent alone. What lies above it stays passable: the data directory is often beside it,
+// and its server runs as another user.
+func makePrivateDir(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
 // prepare does everything of a start that can fail for reasons of configuration.
 func (a *Agent) prepare(ctx context.Context) (err error) {
 	c := a.config
@@ -29,7 +42,7 @@ func (a *Agent) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	a.masker = secret.NewMasker(a.roles.superuser.Password, a.roles.replication.Password, a.roles.rewind.Password)
-	if err := os.MkdirAll(c.AgentDir, 0o700); err != nil {
+	if err := makePrivateDir(c.AgentDir); err != nil {
 		return fmt.Errorf("make the agent's directory: %w", err)
 	}
 	a.file = statefile.New(c.AgentDir)
