@@ -75,7 +75,7 @@ func (o *Options) Validate() error {
 var ErrBroken = errors.New("a promise was not kept")
 
 // superuser is the database role of the agents, which the writer uses as well.
-const superuser = "regent"
+const superuser = "postgres"
 
 // cleanUpTimeout bounds the orderly end of all processes.
 const cleanUpTimeout = 30 * time.Second
