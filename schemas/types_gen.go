@@ -701,6 +701,8 @@ type OrchestratorStarted struct {
 	Instance string `avro:"instance" json:"instance"`
 	// Version of the binary.
 	Version string `avro:"version" json:"version"`
+	// Which of the owner's assignments of the task this is: its machine may be made anew within one without saying so again.
+	Generation int64 `avro:"generation" json:"generation"`
 }
 
 // What became of the last order that an agent received for its node.

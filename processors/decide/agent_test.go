@@ -449,7 +449,9 @@ func (a *agent) copyFrom(up *agent) {
 }
 
 func (a *agent) prefixOf(up *agent) bool {
-	return len(a.wal) <= len(up.wal) && slices.Equal(a.wal, up.wal[:len(a.wal)])
+	// An entry determines all before it: each is written once, after them.
+	n := len(a.wal)
+	return n == 0 || n <= len(up.wal) && a.wal[n-1] == up.wal[n-1]
 }
 
 func (a *agent) clone(o Order, p *schemas.CloneStandby) {
@@ -482,7 +484,7 @@ func (a *agent) replicate() bool {
 	if len(a.wal) == len(up.wal) {
 		return false
 	}
-	a.wal = append(slices.Clone(a.wal), up.wal[len(a.wal)])
+	a.wal = append(a.wal, up.wal[len(a.wal)])
 	a.timeline, a.history = up.timeline, slices.Clone(up.history)
 	up.acknowledge()
 	return true
@@ -494,7 +496,7 @@ func (a *agent) write() int {
 		return 0
 	}
 	a.w.nextEntry++
-	a.wal = append(slices.Clone(a.wal), entry{a.timeline, a.term, a.w.nextEntry})
+	a.wal = append(a.wal, entry{a.timeline, a.term, a.w.nextEntry})
 	a.acknowledge()
 	return a.w.nextEntry
 }

@@ -34,7 +34,9 @@ func (q *request) reject(reason schemas.RejectionReason, format string, args ...
 func (r *run) command(c *Command) {
 	q := &request{name: schemas.RecordName(c.Payload)}
 	r.kindOf(q, c.Payload)
-	if e := c.Earlier; e != nil && e.Status != schemas.WorkflowStatusPending {
+	// A deferred command meets itself when its time has come.
+	itself := r.v.CaughtUp && c.Earlier != nil && c.Earlier.Status == schemas.WorkflowStatusPending && c.Earlier.RequestOffset == c.Origin.Offset
+	if e := c.Earlier; e != nil && !itself {
 		r.answer(c.ID, &schemas.CommandRejected{
 			CommandID: c.ID, CommandType: q.name, Reason: schemas.RejectionReasonDuplicate,
 			Message: text("%s %s was answered before: %s; send a new command id to ask again", q.name, c.ID, earlierAnswer(e)),
@@ -62,6 +64,9 @@ func (r *run) command(c *Command) {
 		return
 	}
 	if q.meta.DryRun {
+		if c.Earlier != nil {
+			r.forget(c.Earlier)
+		}
 		r.answer(c.ID, &schemas.CommandAccepted{CommandID: c.ID, CommandType: q.name, Plan: q.plan})
 		return
 	}
@@ -76,6 +81,8 @@ func earlierAnswer(e *schemas.Workflow) string {
 	switch e.Status {
 	case schemas.WorkflowStatusRejected:
 		return "rejected" + last
+	case schemas.WorkflowStatusPending:
+		return "it waits until the orchestrator has caught up"
 	case schemas.WorkflowStatusRunning:
 		return text("its workflow %s is running, in step %s", e.ID, e.Step)
 	default:
@@ -106,10 +113,11 @@ func (r *run) refuse(c *Command, q *request) {
 	r.touched = append(r.touched, &change{before: c.Earlier, after: w})
 }
 
-// forget ends a deferred command that leaves nothing behind.
+// forget ends a deferred command that was only tried.
 func (r *run) forget(earlier *schemas.Workflow) {
 	w := r.touch(earlier)
-	w.Status, w.FinishedAt, w.Request = schemas.WorkflowStatusRejected, new(r.now), nil
+	w.Status, w.FinishedAt, w.Request = schemas.WorkflowStatusSucceeded, new(r.now), nil
+	r.noteIn(w, "a dry run: it was answered, and nothing was done")
 }
 
 func (c *Command) evidence(name string) schemas.EvidenceRef {

@@ -15,10 +15,14 @@ const maxTurns = 64
 // owed. It is a plain function: the same view gives the same decision, and what a decision has changed does not make the next one
 // act again.
 func Decide(v *View) Decision {
-	if !v.CaughtUp {
-		return Decision{}
-	}
 	r := newRun(v)
+	if !v.CaughtUp {
+		// Nothing is decided, but who repeats a command can be told.
+		if v.Command != nil && v.Command.Earlier != nil {
+			r.command(v.Command)
+		}
+		return r.decision()
+	}
 	if v.Command != nil {
 		r.command(v.Command)
 	}
@@ -26,7 +30,7 @@ func Decide(v *View) Decision {
 		return r.decision()
 	}
 	for turn := 0; ; turn++ {
-		invariant.Assert(turn < maxTurns, "a decision about %s comes to rest within %d rows", v.Cluster, maxTurns)
+		invariant.Assert(turn < maxTurns, "a decision about %s comes to rest within %d rows; it passed %v", v.Cluster, maxTurns, r.passed)
 		r.progress = false
 		// What a turn asks to be woken for only counts if it is the last.
 		r.due = time.Time{}
@@ -67,8 +71,10 @@ func (r *run) pass(w *schemas.Workflow) {
 		r.gather()
 	case stepSynchronise:
 		r.confirm()
+	default: // the other steps read nothing but orders' results beforehand
 	}
 	r.row = t.match(r, Step(w.Step))
+	r.passed = append(r.passed, r.row.ID)
 	r.apply(r.row)
 }
 

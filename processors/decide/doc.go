@@ -31,7 +31,8 @@
 //
 //  1. Terms strictly rise, and a term has at most one promotion: one PromotePostgres, however often it is sent, or one
 //     ReinstatePrimary. openTerm, authorise and reinstate assert it.
-//  2. Every promotion cites f acknowledgements of its term by distinct nodes, for every synchronous set that may be in force.
+//  2. Every promotion cites f acknowledgements of its term by distinct nodes, for every synchronous set that may be in force; or that of
+//     the node that was authorised last and never took office, which is enough alone: nothing was committed under its term.
 //  3. The candidate is not behind any acknowledgement that is cited, nor below the floor: what the promotion before was based on.
 //  4. The primary, its term, its timeline and its synchronous set are recorded in the transaction that carries the order, so before
 //     anybody can act on it.

@@ -115,6 +115,9 @@ func (r *run) issue(node, kind string, payload func(schemas.OrderMeta) any) {
 	}
 	p := payload(schemas.OrderMeta{Node: node, Term: r.rec.Term, WorkflowID: r.wf.ID, Step: r.wf.Step, ExpiresAt: r.wf.StepDeadline})
 	invariant.Assert(schemas.RecordName(p) == kind, "the payload of %s is of that type", kind)
+	if alive(r.node(node)) {
+		r.wake(entry.IssuedAt.Add(resendAfter << min(entry.Attempt-1, 3)))
+	}
 	r.orders = append(r.orders, Order{ID: entry.OrderID, Sequence: r.sequence(), Node: node, Workflow: r.wf.ID, Payload: p})
 }
 

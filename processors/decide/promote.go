@@ -69,7 +69,7 @@ func (r *run) assertAuthorised(c choice) schemas.PromotionEvidence {
 	nodes := nodesOf(c.cited)
 	slices.Sort(nodes)
 	invariant.Assert(len(slices.Compact(slices.Clone(nodes))) == len(nodes), "the acknowledgements are of distinct nodes: %v", nodes)
-	invariant.Assert(r.enough(nodes) && len(nodes) >= int(r.wf.FenceSize), "%v are f acknowledgements of every synchronous set in force (f = %d)", nodes, r.wf.FenceSize)
+	invariant.Assert(r.enough(nodes), "%v are f acknowledgements of every synchronous set in force (f = %d), or the one of the authorised node that never took office", nodes, r.wf.FenceSize)
 	i := slices.IndexFunc(c.cited, func(a schemas.PromotionEvidence) bool { return a.Node == c.candidate })
 	invariant.Assert(i >= 0, "the candidate %s has acknowledged", c.candidate)
 	for _, a := range c.cited {
@@ -139,7 +139,7 @@ func (r *run) reinstate() {
 	invariant.Assert(r.rec.Term > r.rec.PrimaryTerm && r.rec.Term >= r.rec.PromotionTerm, "term %d has no promotion yet (last: %d)", r.rec.Term, r.rec.PrimaryTerm)
 	r.wf.Term, r.wf.Candidate = r.rec.Term, r.rec.Primary
 	r.rec.PrimaryTerm = r.rec.Term
-	r.wf.Nodes = r.others()
+	r.wf.Nodes = append([]string{r.rec.Primary}, r.others()...)
 	r.note(text("%s goes on as primary, under term %d", r.rec.Primary, r.rec.Term), r.observed(r.rec.Primary)...)
 	r.pressReinstatement()
 }

@@ -8,18 +8,24 @@ import (
 )
 
 // config is one synchronous configuration: a commit waits for any k of the set. Every fence of f = n − k + 1 nodes of the set meets
-// every k of it, so it holds at least one node with each acknowledged commit.
+// every k of it, so it holds at least one node with each acknowledged commit. The primary holds each of its own.
 type config struct {
-	set []string
-	k   int
+	primary string
+	set     []string
+	k       int
 }
 
-// f is the fence size. Of an empty set it is 1, which nobody can give: what was committed while nobody was waited for is on the
-// primary alone.
+// f is the fence size. Of an empty set it is 1, which nobody but the primary can give: what was committed while nobody was waited
+// for is on it alone.
 func (c config) f() int { return len(c.set) - c.k + 1 }
 
-// met reports whether enough of the nodes are in the set.
+// met reports whether enough of the nodes are in the set. The promise of the primary itself is enough alone: it holds all that it
+// had acknowledged, and will not take up the office of a term below. (One that has held office does not take part in
+// elections, but one that was authorised and never got there does.)
 func (c config) met(nodes []string) bool {
+	if slices.Contains(nodes, c.primary) {
+		return true
+	}
 	n := 0
 	for _, node := range c.set {
 		if slices.Contains(nodes, node) {
@@ -35,9 +41,9 @@ func (r *run) configs() []config {
 	if !r.quorum() {
 		return nil
 	}
-	all := []config{{set: r.rec.SynchronousStandbys, k: int(r.rec.SynchronousCount)}}
+	all := []config{{primary: r.rec.Primary, set: r.rec.SynchronousStandbys, k: int(r.rec.SynchronousCount)}}
 	if p := r.rec.PreviousSynchronous; p != nil {
-		all = append(all, config{set: p.Standbys, k: int(p.Count)})
+		all = append(all, config{primary: r.rec.Primary, set: p.Standbys, k: int(p.Count)})
 	}
 	return all
 }

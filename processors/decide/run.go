@@ -27,8 +27,9 @@ type run struct {
 	outcomes []Outcome
 	due      time.Time
 	ordinal  int
-	// members are the node states by member, looked up once.
+	// progress says that a turn has moved something. passed are the rows so far, for the assertion that decisions come to rest.
 	progress bool
+	passed   []string
 }
 
 type change struct {
@@ -70,7 +71,7 @@ func (r *run) touch(w *schemas.Workflow) *schemas.Workflow {
 func (r *run) id() string {
 	r.ordinal++
 	o := r.v.Origin
-	return event.DeriveID(r.now, o.Topic, o.Partition, o.Offset, r.v.Cluster, r.ordinal)
+	return event.DeriveID(r.now, "decide", o.Topic, o.Partition, o.Offset, r.v.Turn, r.v.Cluster, r.ordinal)
 }
 
 // sequence counts the events about this cluster. A cluster without a record is counted by time, which a record then starts from.

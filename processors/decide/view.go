@@ -15,6 +15,8 @@ type View struct {
 	Now time.Time
 	// Origin is the record that gives rise to the decision. Identifiers derive from it.
 	Origin Origin
+	// Turn counts the decisions that the record has given rise to before this one, so that each has identifiers of its own.
+	Turn int
 	// CaughtUp says that the task has read every input to the end it had at assignment. Without it nothing is decided.
 	CaughtUp bool
 	// Record is the durable desired state; nil for a cluster that nobody has initialised.

@@ -69,6 +69,7 @@ func watchTable() *Table {
 func (r *run) watch() {
 	r.wf, r.table = nil, tableOf("")
 	r.row = r.table.match(r, stepWatch)
+	r.passed = append(r.passed, r.row.ID)
 	for _, a := range r.row.Do {
 		a.do(r)
 	}

@@ -52,6 +52,11 @@ type world struct {
 	outcomes   []Outcome
 	commands   map[string]*Command
 	decisions  int
+	// lossy: asynchronous, so that acknowledged writes may be lost.
+	lossy bool
+	// hold: the orchestrator does not run. aborts: so many of its next transactions are aborted.
+	hold   bool
+	aborts int
 }
 
 func newWorld(t testing.TB, names ...string) *world {
@@ -116,6 +121,9 @@ func (w *world) view(topic string) *View {
 // decide runs the real decision on what is durable, checks what must hold of any decision, and makes it durable.
 func (w *world) decide(topic string, command *Command) Decision {
 	w.t.Helper()
+	if w.hold {
+		return Decision{}
+	}
 	v := w.view(topic)
 	if command != nil {
 		command.Earlier = w.workflow(command.ID)
@@ -124,6 +132,11 @@ func (w *world) decide(topic string, command *Command) Decision {
 	before := encode(w.t, v)
 	d := Decide(v)
 	w.decisions++
+	if w.aborts > 0 && !d.Empty() {
+		// The transaction was aborted: the same records are processed again, and give the same.
+		w.aborts--
+		return w.decide(topic, command)
+	}
 	if !d.Empty() {
 		if after := encode(w.t, v); string(after) != string(before) {
 			w.t.Fatalf("a decision changed its view:\n%s\n%s", before, after)
@@ -137,6 +150,8 @@ func (w *world) decide(topic string, command *Command) Decision {
 		// Level-triggered: what was decided does not make the next decision act again.
 		if next := Decide(w.view(topic)); !next.Empty() {
 			w.t.Fatalf("deciding again at once acts again:\n%s\nafter:\n%s", encode(w.t, next), encode(w.t, d))
+		} else if !next.Due.IsZero() && (d.Due.IsZero() || next.Due.Before(d.Due)) {
+			w.t.Fatalf("deciding again at once is due at %s, and was at %s after:\n%s", next.Due, d.Due, encode(w.t, d))
 		}
 	}
 	return d
@@ -337,8 +352,10 @@ func members(names ...string) []schemas.ClusterMember {
 }
 
 func quorumPolicy(k int32) schemas.ClusterPolicy {
-	return schemas.ClusterPolicy{Version: 1, SynchronousMode: schemas.SynchronousModeQuorum, SynchronousCount: k,
-		FailoverMode: schemas.FailoverModeAutomatic, CrashAction: schemas.CrashActionFailover}
+	return schemas.ClusterPolicy{
+		Version: 1, SynchronousMode: schemas.SynchronousModeQuorum, SynchronousCount: k,
+		FailoverMode: schemas.FailoverModeAutomatic, CrashAction: schemas.CrashActionFailover,
+	}
 }
 
 // initialise brings a whole cluster up through the real INITIALIZE_CLUSTER.
@@ -384,17 +401,12 @@ func (w *world) active() *schemas.Workflow {
 	return w.workflow(r.ActiveWorkflow)
 }
 
-func (w *world) primaryAgent() *agent {
-	r := w.rec()
-	if r == nil {
-		return nil
-	}
-	return w.agents[r.Primary]
-}
-
 // holdsAll checks invariant 5: everything that was acknowledged to a client is in this WAL.
 func (w *world) holdsAll(a *agent, when string) {
 	w.t.Helper()
+	if w.lossy {
+		return
+	}
 	have := map[int]bool{}
 	for _, e := range a.wal {
 		have[e.id] = true
