@@ -197,7 +197,7 @@ func (o FetchOptions) publishedChecksum(ctx context.Context, url string) (string
 
 // install downloads beside the final folder, verifies, unpacks, and moves into place with one rename.
 func (o FetchOptions) install(ctx context.Context, url, hash string) error {
-	if err := os.MkdirAll(o.CacheDir, 0o755); err != nil { //nolint:gosec // another user must be able to run the programs
+	if err := makeOpenDir(o.CacheDir); err != nil {
 		return fmt.Errorf("create the cache: %w", err)
 	}
 	work, err := os.MkdirTemp(o.CacheDir, ".incoming-")
@@ -232,6 +232,21 @@ func (o FetchOptions) install(ctx context.Context, url, hash string) error {
 		return fmt.Errorf("move the programs into the cache: %w", err)
 	}
 	return nil
+}
+
+// makeOpenDir creates a folder and its parents for everyone to pass through, whatever the umask: another user will run what is there. Folders
+// that exist are left as they are.
+func makeOpenDir(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := makeOpenDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // see above
+		return err
+	}
+	return os.Chmod(path, 0o755) //nolint:gosec // see above
 }
 
 func (o FetchOptions) download(ctx context.Context, url, path, hash string) (err error) {

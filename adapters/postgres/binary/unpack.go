@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/xi2/xz"
 )
@@ -45,7 +46,7 @@ func unpackJar(ctx context.Context, jar, dir string, report func(Progress)) (err
 
 // unpackTxz writes a compressed tar below dir, which must not exist. os.Root keeps every name and link inside.
 func unpackTxz(ctx context.Context, r io.Reader, dir string) error {
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // another user must be able to run the programs
+	if err := makeOpenDir(dir); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(dir)
@@ -79,7 +80,7 @@ func unpackTxz(ctx context.Context, r io.Reader, dir string) error {
 	}
 }
 
-func unpackEntry(root *os.Root, header *tar.Header, content io.Reader) (err error) {
+func unpackEntry(root *os.Root, header *tar.Header, content io.Reader) error {
 	name := filepath.Clean(filepath.FromSlash(header.Name))
 	if name == "." {
 		return nil
@@ -92,21 +93,16 @@ func unpackEntry(root *os.Root, header *tar.Header, content io.Reader) (err erro
 	}
 	switch header.Typeflag {
 	case tar.TypeDir:
-		return root.MkdirAll(name, 0o755)
+		if err := root.MkdirAll(name, 0o755); err != nil {
+			return err
+		}
+		return root.Chmod(name, 0o755)
 	case tar.TypeReg:
 		mode := fs.FileMode(0o644)
 		if header.Mode&0o111 != 0 {
 			mode = 0o755
 		}
-		file, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, file.Close()) }()
-		if _, err = io.Copy(file, content); err != nil { //nolint:gosec // sizes are bounded by the caller
-			return err
-		}
-		return file.Chmod(mode) // whatever the umask
+		return unpackFile(root, name, mode, content)
 	case tar.TypeSymlink:
 		if filepath.IsAbs(header.Linkname) || !filepath.IsLocal(filepath.Join(filepath.Dir(name), header.Linkname)) {
 			return fmt.Errorf("the link to %q leads out of the archive", header.Linkname)
@@ -115,4 +111,22 @@ func unpackEntry(root *os.Root, header *tar.Header, content io.Reader) (err erro
 	default:
 		return fmt.Errorf("unexpected kind of entry %q", string(header.Typeflag))
 	}
+}
+
+// unpackFile holds off every fork of this process while a program is open for writing: a child that is forked meanwhile, by whatever
+// goroutine, has the file open until it execs, and running the program fails with "text file busy" for that long.
+func unpackFile(root *os.Root, name string, mode fs.FileMode, content io.Reader) (err error) {
+	if mode&0o111 != 0 {
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
+	}
+	file, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if _, err = io.Copy(file, content); err != nil { // sizes are bounded by the caller
+		return err
+	}
+	return file.Chmod(mode) // whatever the umask
 }
