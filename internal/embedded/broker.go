@@ -112,6 +112,7 @@ func (b *broker) prepare() error {
 		if err != nil {
 			return fmt.Errorf("recover broker files: %w", diskError(err))
 		}
+		b.cfg.crash("recovered")
 		if report.Partitions > 0 {
 			b.cfg.Logger.Info("broker files recovered after a crash",
 				slog.Int("partitions", report.Partitions), slog.Int("batches", report.Batches), slog.Int("torn_bytes", report.TornBytes),

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"strings"
 	"testing"
@@ -185,7 +186,7 @@ func TestStrangersOnThePortDoNotHurt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			if _, err := conn.Write(bytes); err != nil {
 				t.Fatal(err)
 			}
@@ -283,3 +284,5 @@ func TestGroupsShareTheWork(t *testing.T) {
 		}
 	}
 }
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }

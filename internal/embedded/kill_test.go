@@ -89,7 +89,9 @@ func TestSurvivesSIGKILLAtRandomMoments(t *testing.T) {
 		}
 		c.kill()
 		cancel()
-		<-stopped
+		if err := <-stopped; err == nil {
+			t.Error("the load ended without an error")
+		}
 	}
 	s := open(t, testConfig(dir))
 	p.reconcile(t, readContent(t, s.Brokers()))
@@ -118,7 +120,9 @@ func TestSurvivesSIGKILLAtEveryPoint(t *testing.T) {
 				t.Fatal("the child did not reach the crash point")
 			}
 			cancel()
-			<-stopped
+			if err := <-stopped; err == nil {
+				t.Error("the load ended without an error")
+			}
 			committed := p.acknowledged
 			if point[:5] == "after" {
 				committed = p.tried // the intent is the decision
@@ -143,7 +147,7 @@ func TestSurvivesSIGKILLAtEveryPoint(t *testing.T) {
 // staged is lost.
 func TestProducerLearnsTheOutcomeAfterACrash(t *testing.T) {
 	t.Run("committed", func(t *testing.T) {
-		outcome, c := endAcrossCrash(t, "after-intent:1")
+		c, outcome := endAcrossCrash(t, "after-intent:1")
 		if outcome != nil {
 			t.Errorf("the commit was carried out, but its producer was told %v", outcome)
 		}
@@ -152,7 +156,7 @@ func TestProducerLearnsTheOutcomeAfterACrash(t *testing.T) {
 		}
 	})
 	t.Run("aborted", func(t *testing.T) {
-		outcome, c := endAcrossCrash(t, "before-intent:1")
+		c, outcome := endAcrossCrash(t, "before-intent:1")
 		if outcome == nil {
 			t.Error("the transaction was aborted, but its producer was told that it was committed")
 		}
@@ -162,7 +166,7 @@ func TestProducerLearnsTheOutcomeAfterACrash(t *testing.T) {
 	})
 }
 
-func endAcrossCrash(t *testing.T, point string) (error, content) {
+func endAcrossCrash(t *testing.T, point string) (found content, outcome error) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
 	address := freeAddress(t)
@@ -182,8 +186,8 @@ func endAcrossCrash(t *testing.T, point string) (error, content) {
 		t.Fatal("the child did not reach the crash point")
 	}
 	c = startChild(t, dir, childListen+"="+address)
-	outcome := <-ended
-	return outcome, readContent(t, c.said.Brokers)
+	outcome = <-ended
+	return readContent(t, c.said.Brokers), outcome
 }
 
 // A transaction that only staged offsets leaves no trace in the log. Its producer must not be told that it was committed.

@@ -35,7 +35,10 @@ type guardedListener struct {
 // advertisedAddr is an address as clients are told it.
 type advertisedAddr string
 
-func (advertisedAddr) Network() string  { return "tcp" }
+// Network implements net.Addr.
+func (advertisedAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
 func (a advertisedAddr) String() string { return string(a) }
 
 func listenTCP(what, addr string) (net.Listener, error) {

@@ -115,7 +115,7 @@ func TestRefusesATakenPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }()
 	cfg := testConfig(t.TempDir())
 	cfg.BrokerListen = ln.Addr().String()
 	refused(t, cfg, nil, "listen on "+cfg.BrokerListen+" for the broker: port taken", "stop the program that uses it, or choose another port (0: any)")

@@ -2,7 +2,9 @@ package embedded
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -48,6 +50,47 @@ func TestComesBackWithItsContent(t *testing.T) {
 	again, err := registry.CreateSchema(t.Context(), "things-value", sr.Schema{Schema: `{"type":"string"}`})
 	if err != nil || again.ID != made.ID || again.Version != made.Version {
 		t.Errorf("schema is id %d version %d after a restart (%v), id %d version %d before", again.ID, again.Version, err, made.ID, made.Version)
+	}
+}
+
+// Ids and versions that were given out are the same after a crash.
+func TestSchemasSurviveSIGKILL(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	ids := make(map[string]int)
+	for round := range 4 {
+		c := startChild(t, dir)
+		registry, err := sr.NewClient(sr.URLs(c.said.Registry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 * (round + 1) {
+			text := fmt.Sprintf(`{"type":"fixed","name":"F","size":%d}`, i+1)
+			id, err := registry.RegisterSchema(t.Context(), fmt.Sprintf("subject-%d", i), sr.Schema{Schema: text}, -1, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before, known := ids[text]; known && before != id {
+				t.Errorf("round %d: %s has id %d, %d before the crash", round, text, id, before)
+			}
+			ids[text] = id
+		}
+		c.kill()
+	}
+}
+
+// The gate goes on when its handlers have been registered anew, which bounds what kfake keeps for them.
+func TestGateGoesOnAfterManyRequests(t *testing.T) {
+	s := open(t, testConfig(t.TempDir()))
+	cl := client(t, s, kgo.ProducerLinger(0))
+	createTopic(t, cl, "appended", 1, "message.timestamp.type", "LogAppendTime")
+	old := time.Now().Add(-time.Hour)
+	for i := range 2*rotateAfter + 10 {
+		produce(t, cl, &kgo.Record{Topic: "appended", Timestamp: old, Value: fmt.Append(nil, i)})
+	}
+	for _, r := range readAll(t, s, "appended", 2*rotateAfter+10) {
+		if time.Since(r.Timestamp) > 10*time.Minute {
+			t.Fatalf("record %d has the producer's time %v", r.Offset, r.Timestamp)
+		}
 	}
 }
 

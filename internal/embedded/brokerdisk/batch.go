@@ -49,6 +49,7 @@ func (b rawBatch) epoch() int16       { return int16(binary.BigEndian.Uint16(b[a
 func (b rawBatch) baseSequence() int32 {
 	return int32(binary.BigEndian.Uint32(b[atBaseSequence:]))
 }
+
 func (b rawBatch) recordCount() int32    { return int32(binary.BigEndian.Uint32(b[atRecordCount:])) }
 func (b rawBatch) nextOffset() int64     { return b.baseOffset() + int64(b.lastDelta()) + 1 }
 func (b rawBatch) isControl() bool       { return b.attributes()&attrControl != 0 }

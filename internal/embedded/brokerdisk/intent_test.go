@@ -53,7 +53,7 @@ func TestIntentIsReadWholeOrNotAtAll(t *testing.T) {
 		path := filepath.Join(dir, "intent")
 		_ = os.Remove(path)
 		f := openIntent(rt, path)
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		first, second := intents().Draw(rt, "first"), intents().Draw(rt, "second")
 		if err := f.Write(first); err != nil {
 			rt.Fatal(err)
@@ -88,7 +88,7 @@ func TestIntentIsReadWholeOrNotAtAll(t *testing.T) {
 			rt.Fatal(err)
 		}
 		g := openIntent(rt, path)
-		defer g.Close()
+		defer func() { _ = g.Close() }()
 		got, err := g.Pending()
 		if err != nil {
 			rt.Fatal(err)
@@ -111,7 +111,9 @@ func TestIntentOfAnotherFormatIsRefused(t *testing.T) {
 	if _, err := f.Pending(); !errors.Is(err, ErrFormat) {
 		t.Errorf("error is %v", err)
 	}
-	f.Close()
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func FuzzDecodeIntent(f *testing.F) {
@@ -144,7 +146,7 @@ func BenchmarkIntent(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer f.Close()
+			defer func() { _ = f.Close() }()
 			for b.Loop() {
 				if err := f.Write(in); err != nil {
 					b.Fatal(err)

@@ -150,7 +150,7 @@ func (r *Registry) handle(e endpoint, hr *http.Request, w http.ResponseWriter) (
 type raw string
 
 func (r *Registry) respond(w http.ResponseWriter, status int, answer any) {
-	body := []byte(nil)
+	var body []byte
 	if text, ok := answer.(raw); ok {
 		body = []byte(text)
 	} else {

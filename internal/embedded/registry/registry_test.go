@@ -92,7 +92,7 @@ func (s *server) do(method, path, body string) (int, string) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	raw, err := io.ReadAll(resp.Body)
 	if err != nil {
 		s.Fatal(err)
