@@ -69,7 +69,7 @@ func TestSurvivesSIGKILLAtRandomMoments(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	var p progress
-	for round := range rounds(t, 25) {
+	for round := range rounds(t, 20) {
 		c := startChild(t, dir, childSegment+"=20000")
 		if c.said.Failure != "" || len(c.said.Brokers) == 0 {
 			t.Fatalf("round %d: %+v", round, c.said)

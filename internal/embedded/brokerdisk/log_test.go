@@ -160,7 +160,7 @@ func (w *logWriter) recover(t interface {
 ) Report {
 	t.Helper()
 	f := openIntent(t, filepath.Join(w.dir, "..", "intent"))
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	report, err := Recover(Recovery{Dir: w.dir, Intent: f, NowMillis: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +197,7 @@ func TestRecoverRefusesDamageInTheMiddle(t *testing.T) {
 	raw[len(raw)/2] ^= 1
 	must(os.WriteFile(path, raw, 0o600))
 	f := openIntent(t, filepath.Join(t.TempDir(), "intent"))
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	_, err = Recover(Recovery{Dir: w.dir, Intent: f})
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "scan partition t/0") || !strings.Contains(err.Error(), "although sound data follows; restore the data directory from a copy") {
 		t.Errorf("error is %v", err)
@@ -276,7 +276,7 @@ func TestRecoverRefusesToForgetAllTopics(t *testing.T) {
 	w.data(1, -1, false, 0, kv{"a", "1"})
 	must(os.Remove(filepath.Join(w.dir, "topics.json")))
 	f := openIntent(t, filepath.Join(t.TempDir(), "intent"))
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if _, err := Recover(Recovery{Dir: w.dir, Intent: f}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "it is missing, but there are partitions") {
 		t.Errorf("error is %v", err)
 	}
