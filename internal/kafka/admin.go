@@ -16,7 +16,8 @@ import (
 	"github.com/regent-infra/regent/internal/record"
 )
 
-// Admin asks and changes what a cluster is. Every method ends within the configured request timeout. It is safe for concurrent use.
+// Admin asks and changes what a cluster is. Every method ends within the configured request timeout; one that changes something returns when all
+// brokers that answer know of it, and then within twice that time. It is safe for concurrent use.
 type Admin struct {
 	config Config
 	client *kgo.Client
@@ -228,7 +229,13 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) error {
 		response, err := a.admin.CreateTopic(ctx, spec.Partitions, spec.ReplicationFactor, config, spec.Name)
 		return response, withMessage(err, response.ErrMessage)
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.settle(ctx, "create topic "+spec.Name, func(ctx context.Context, broker *kgo.Broker) (bool, error) {
+		n, err := partitionsOn(ctx, broker, spec.Name)
+		return n == spec.Partitions, err
+	})
 }
 
 // AlterConfig sets some settings of a topic and leaves the others.
@@ -249,7 +256,12 @@ func (a *Admin) AlterConfig(ctx context.Context, topic string, set map[string]st
 		}
 		return responses, nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.settle(ctx, "change the settings of topic "+topic, func(ctx context.Context, broker *kgo.Broker) (bool, error) {
+		return settingsOn(ctx, broker, topic, set)
+	})
 }
 
 // SetPartitions grows a topic to a number of partitions.
@@ -266,7 +278,13 @@ func (a *Admin) SetPartitions(ctx context.Context, topic string, count int32) er
 		}
 		return responses, nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.settle(ctx, "add partitions to topic "+topic, func(ctx context.Context, broker *kgo.Broker) (bool, error) {
+		n, err := partitionsOn(ctx, broker, topic)
+		return n == count, err
+	})
 }
 
 // DeleteTopic deletes a topic with all its records.
@@ -275,7 +293,13 @@ func (a *Admin) DeleteTopic(ctx context.Context, topic string) error {
 		response, err := a.admin.DeleteTopic(ctx, topic)
 		return response, withMessage(err, response.ErrMessage)
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.settle(ctx, "delete topic "+topic, func(ctx context.Context, broker *kgo.Broker) (bool, error) {
+		n, err := partitionsOn(ctx, broker, topic)
+		return n == 0, err
+	})
 }
 
 // DeleteRecords deletes everything below an offset of each partition.
