@@ -47,7 +47,7 @@ Without --script it then stays up to play with. Everything lies in one temporary
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Script, "script", false, "run unattended: no live view, ends by itself, the exit code says whether every check held")
-	f.IntVar(&o.Rounds, "rounds", 1, "how often each fault is repeated")
+	f.IntVar(&o.Rounds, "rounds", 0, "how often each fault is repeated (default 5 with --script, else 1)")
 	f.DurationVar(&o.Soak, "soak", 0, "instead of the tour: a crash of the primary's postgres every --soak-every, for this long, with memory and goroutines watched")
 	f.DurationVar(&o.SoakEvery, "soak-every", time.Minute, "time from one crash to the next in a soak")
 	f.IntVar(&o.Nodes, "nodes", 3, "PostgreSQL nodes, 3 to 9")

@@ -26,7 +26,7 @@ import (
 type Options struct {
 	// Script runs unattended: line by line, no live view, and it ends by itself.
 	Script bool
-	// Rounds is how often each fault is repeated; at least 1.
+	// Rounds is how often each fault is repeated; 0 takes 5 with Script, so that a median means something, and 1 without.
 	Rounds int
 	// Soak, if positive, replaces the acts: a crash of the primary's postgres every SoakEvery, for this long, with memory and
 	// goroutines sampled.
@@ -56,7 +56,7 @@ type Options struct {
 // Validate reports every fault together.
 func (o *Options) Validate() error {
 	var errs []error
-	if o.Rounds < 1 {
+	if o.Rounds < 0 {
 		errs = append(errs, fmt.Errorf("rounds is %d: expected at least 1", o.Rounds))
 	}
 	if o.Nodes < 3 || o.Nodes > 9 {
@@ -74,6 +74,9 @@ func (o *Options) Validate() error {
 // ErrBroken says that the demo ran to its end and a promise was not kept.
 var ErrBroken = errors.New("a promise was not kept")
 
+// scriptRounds is how often an unattended run repeats each fault.
+const scriptRounds = 5
+
 // superuser is the database role of the agents, which the writer uses as well.
 const superuser = "postgres"
 
@@ -87,6 +90,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System{}
+	}
+	if o.Rounds == 0 {
+		o.Rounds = 1
+		if o.Script {
+			o.Rounds = scriptRounds
+		}
 	}
 	dir, remove, err := o.directory()
 	if err != nil {

@@ -133,7 +133,7 @@ func (p *play) failover(ctx context.Context, name string, limit time.Duration, b
 	if err := breakIt(old); err != nil {
 		return result{}, err
 	}
-	took, err := p.writer.waitWritable(act, at)
+	took, err := p.writer.waitWritable(act, at, old.port)
 	if err != nil {
 		return result{}, err
 	}
@@ -169,7 +169,7 @@ func (p *play) switchover(ctx context.Context, _ int) (result, error) {
 	if c.Primary == old.name {
 		return result{}, fmt.Errorf("the primary is still %s after the switchover", old.name)
 	}
-	if _, err := p.writer.waitWritable(act, p.clock.Now()); err != nil {
+	if _, err := p.writer.waitWritable(act, p.clock.Now(), anyServer); err != nil {
 		return result{}, err
 	}
 	if err := p.tell(act, "SWITCHOVER"); err != nil {
@@ -196,7 +196,7 @@ func (p *play) controlPlaneLoss(ctx context.Context, _ int) (result, error) {
 	if err := clock.Wait(act, p.clock, undisturbedWrites); err != nil {
 		return result{}, err
 	}
-	if _, err := p.writer.waitWritable(act, p.clock.Now()); err != nil {
+	if _, err := p.writer.waitWritable(act, p.clock.Now(), anyServer); err != nil {
 		return result{}, fmt.Errorf("writes stopped while the control plane was dead: %w", err)
 	}
 	restarted := p.clock.Now()

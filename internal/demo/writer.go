@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,8 @@ type writer struct {
 type ack struct {
 	id             int64
 	began, arrived time.Time
+	// server is the port of the server that acknowledged it.
+	server int
 }
 
 func newWriter(dsn string, c clock.Clock) *writer {
@@ -79,7 +82,7 @@ func (w *writer) run(ctx context.Context) {
 			w.lastErr.Store(&message)
 			pause = retryPause
 		} else {
-			w.acknowledge(ack{id: id, began: began, arrived: w.clock.Now()})
+			w.acknowledge(ack{id: id, began: began, arrived: w.clock.Now(), server: serverPort(conn)})
 		}
 		if clock.Wait(ctx, w.clock, pause) != nil {
 			return
@@ -121,17 +124,31 @@ func (w *writer) count() int {
 	return len(w.acks)
 }
 
-// waitWritable blocks until a commit that began after since is acknowledged, and returns the time from since to that
-// acknowledgement: the time to writable.
-func (w *writer) waitWritable(ctx context.Context, since time.Time) (time.Duration, error) {
+// serverPort is the TCP port of the server at the other end.
+func serverPort(conn *pgx.Conn) int {
+	if address, ok := conn.PgConn().Conn().RemoteAddr().(*net.TCPAddr); ok {
+		return address.Port
+	}
+	return 0
+}
+
+// anyServer admits acknowledgements of every server.
+const anyServer = 0
+
+// waitWritable blocks until a commit that began after since is acknowledged by another server than broken, and returns the time
+// from since to that acknowledgement: the time to writable. A backend outlives its killed postmaster for a moment, and may still
+// commit; that does not count.
+func (w *writer) waitWritable(ctx context.Context, since time.Time, broken int) (time.Duration, error) {
 	for {
 		w.mu.Lock()
 		fresh := w.fresh
 		i, _ := slices.BinarySearchFunc(w.acks, since, func(a ack, t time.Time) int { return a.began.Compare(t) })
-		if i < len(w.acks) {
-			d := w.acks[i].arrived.Sub(since)
-			w.mu.Unlock()
-			return d, nil
+		for ; i < len(w.acks); i++ {
+			if broken == anyServer || w.acks[i].server != broken {
+				d := w.acks[i].arrived.Sub(since)
+				w.mu.Unlock()
+				return d, nil
+			}
 		}
 		w.mu.Unlock()
 		select {
