@@ -79,7 +79,21 @@ type explanation struct {
 	Timeline []moment          `json:"timeline"`
 	// Now says how the cluster is and why nothing is done, for a cluster.
 	Now *present `json:"now,omitempty"`
+	// Recent are the last workflows of the cluster, newest first, for a cluster.
+	Recent []recent `json:"recent,omitempty"`
 }
+
+// recent is a workflow in one line.
+type recent struct {
+	ID        string                 `json:"id"`
+	Kind      schemas.WorkflowKind   `json:"kind"`
+	Status    schemas.WorkflowStatus `json:"status"`
+	StartedAt time.Time              `json:"started_at"`
+	Reason    string                 `json:"reason"`
+}
+
+// maxRecent is how many of them are told.
+const maxRecent = 5
 
 // moment is one line of a timeline.
 type moment struct {
@@ -113,6 +127,20 @@ type decided struct {
 	workflows map[string]*schemas.Workflow
 	clusters  map[string]string
 	records   map[string]*schemas.ClusterRecord
+}
+
+// of returns the workflows of a cluster, newest first.
+func (d *decided) of(cluster string) []*schemas.Workflow {
+	var list []*schemas.Workflow
+	for id, w := range d.workflows {
+		if d.clusters[id] == cluster {
+			list = append(list, w)
+		}
+	}
+	slices.SortFunc(list, func(a, b *schemas.Workflow) int {
+		return cmp.Or(b.StartedAt.Compare(a.StartedAt), cmp.Compare(b.ID, a.ID))
+	})
+	return list
 }
 
 // id explains a workflow or a command.
@@ -292,11 +320,10 @@ func (e *explainer) cluster(ctx context.Context, id event.ClusterID) (*explanati
 	if err != nil {
 		return nil, err
 	}
+	all := d.of(string(id))
 	var last *schemas.Workflow
-	for wid, w := range d.workflows {
-		if d.clusters[wid] == string(id) && (last == nil || last.StartedAt.Before(w.StartedAt)) {
-			last = w
-		}
+	if len(all) > 0 {
+		last = all[0]
 	}
 	if state == nil && d.records[string(id)] == nil && last == nil {
 		return nil, fmt.Errorf("explain %s: there is no such cluster; no agent has reported for it and no command has created it", id)
@@ -306,6 +333,9 @@ func (e *explainer) cluster(ctx context.Context, id event.ClusterID) (*explanati
 		if x, err = e.story(ctx, string(id), last); err != nil {
 			return nil, err
 		}
+	}
+	for _, w := range all[:min(len(all), maxRecent)] {
+		x.Recent = append(x.Recent, recent{w.ID, w.Kind, w.Status, w.StartedAt, w.Reason})
 	}
 	x.Now = &present{State: state, Record: d.records[string(id)]}
 	x.Now.Idle = idle(x.Now, last, e.now)
@@ -364,8 +394,11 @@ func (x *explanation) print(o *output) {
 		if w.Term > 0 {
 			fmt.Fprintf(o.out, "  term      %d (policy version %d)\n", w.Term, w.PolicyVersion)
 		}
-		if w.Candidate != "" || w.FormerPrimary != "" {
+		switch {
+		case w.Kind == schemas.WorkflowKindFailover || w.Kind == schemas.WorkflowKindSwitchover:
 			fmt.Fprintf(o.out, "  primary   %s → %s\n", orDash(w.FormerPrimary), orDash(w.Candidate))
+		case w.Candidate != "":
+			fmt.Fprintf(o.out, "  node      %s\n", w.Candidate)
 		}
 		if w.FenceSize > 0 {
 			fmt.Fprintf(o.out, "  evidence  %d of %d acknowledgements needed:\n", len(w.Acknowledgements), w.FenceSize)
@@ -386,6 +419,14 @@ func (x *explanation) print(o *output) {
 	if len(x.Timeline) > 0 {
 		fmt.Fprintln(o.out)
 		x.printTimeline(o)
+	}
+	if len(x.Recent) > 1 {
+		fmt.Fprintln(o.out, "\nbefore that")
+		t := &table{header: []string{"", "WORKFLOW", "KIND", "STATUS", "BEGAN", "WHY"}}
+		for _, r := range x.Recent[1:] {
+			t.add("", r.ID, string(r.Kind), o.style.health(string(r.Status)), r.StartedAt.UTC().Format("2006-01-02 15:04:05Z"), r.Reason)
+		}
+		t.print(o)
 	}
 	if x.Now != nil {
 		fmt.Fprintln(o.out, "\nwhy nothing else happens now")

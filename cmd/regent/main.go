@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/lifecycle"
 )
 
@@ -36,6 +37,8 @@ type environment struct {
 	Environ []string
 	// ConfigHome is the user's configuration directory; empty if there is none.
 	ConfigHome string
+	// Clock tells the time; nil means the machine's.
+	Clock clock.Clock
 }
 
 func configHome() string {
@@ -48,7 +51,10 @@ func configHome() string {
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, env environment) int {
-	a := &app{env: env}
+	a := &app{env: env, clock: env.Clock}
+	if a.clock == nil {
+		a.clock = clock.System{}
+	}
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

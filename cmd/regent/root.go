@@ -28,7 +28,7 @@ const (
 // app is one run of the program.
 type app struct {
 	env   environment
-	clock clock.System
+	clock clock.Clock
 
 	configFile string
 	noColor    bool
@@ -120,6 +120,7 @@ func parent(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 
 func unknownCommand(cmd *cobra.Command, name string) error {
 	hint := ""
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
 		hint = "; did you mean " + strings.Join(near, " or ") + "?"
 	}
@@ -130,7 +131,8 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 func (a *app) load(cmd *cobra.Command) (*config.Loaded, error) {
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
 	all.AddFlagSet(cmd.Flags())
-	return config.Load(config.Options{File: a.configFile, Environ: a.env.Environ, Flags: all, Home: a.env.ConfigHome})
+	c, err := config.Load(config.Options{File: a.configFile, Environ: a.env.Environ, Flags: all, Home: a.env.ConfigHome})
+	return c, withCode(exitUsage, err)
 }
 
 // logger makes the logger of a process that runs for long.
