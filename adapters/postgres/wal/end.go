@@ -64,6 +64,12 @@ func FindEnd(ctx context.Context, c EndConfig) (End, error) {
 			best = end
 		}
 	}
+	if best.LSN == 0 && c.Start > c.Known {
+		// A boundary that nothing vouches for, such as the end of a segment that was left early: the rest of it is zeros. What is
+		// certain is.
+		c.Start = 0
+		return FindEnd(ctx, c)
+	}
 	if best.LSN == 0 {
 		return End{}, fmt.Errorf("find the end of WAL in %s: nothing valid at %s on timeline %d", c.Dir, c.Known, c.Timeline)
 	}
