@@ -14,7 +14,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/regent-infra/regent/adapters/postgres/server"
 	"github.com/regent-infra/regent/adapters/postgres/servertest"
 	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/event"
@@ -187,7 +186,10 @@ func (n *node) start() {
 		n.t.Fatalf("start %s: %v", n.name, err)
 	}
 	n.agent, n.cancel, n.done = agent, cancel, make(chan error, 1)
+	from := n.log.length()
 	go func() { n.done <- agent.Run(ctx) }()
+	// From its first value on no order is missed.
+	n.await("the first value", from, func(*schemas.PostgresNodeObserved) bool { return true })
 }
 
 // stop ends the agent in an orderly way.
@@ -366,4 +368,3 @@ func (n *node) cloneFrom(primary *node, term int64) *schemas.PostgresNodeObserve
 	return n.do(&schemas.CloneStandby{Meta: n.meta(term), Upstream: primary.member(), UpstreamTerm: term, Slot: slotOf(n.name)})
 }
 
-var _ = server.ModeFast

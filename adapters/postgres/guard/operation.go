@@ -187,7 +187,7 @@ func (m *machine) ended(f OperationEnded) {
 	if !f.Up || m.Upstream.IsZero() && !m.primary() {
 		m.setWalEnd(f.WalEnd) // else something may write WAL already
 	}
-	m.setPostmaster(f)
+	m.setPostmaster(op, f)
 	if done && op.Work == orderStart && op.Order != nil {
 		m.Restarts = 0
 	}
@@ -209,7 +209,7 @@ func (m *machine) close(op *Operation, f OperationEnded) {
 }
 
 // setPostmaster takes over how the operation left the server.
-func (m *machine) setPostmaster(f OperationEnded) {
+func (m *machine) setPostmaster(op *Operation, f OperationEnded) {
 	switch {
 	case m.Data != DataWhole:
 		m.Postmaster, m.Running = schemas.PostmasterStatusAbsent, false
@@ -218,7 +218,7 @@ func (m *machine) setPostmaster(f OperationEnded) {
 			m.UpSince = f.At
 		}
 		m.Postmaster, m.Running = schemas.PostmasterStatusRunning, true
-	case m.Postmaster != schemas.PostmasterStatusCrashed:
+	case m.Postmaster != schemas.PostmasterStatusCrashed || op.Work == orderStop:
 		m.Postmaster, m.Running = schemas.PostmasterStatusStopped, false
 	default:
 		m.Running = false

@@ -31,7 +31,8 @@ type Pulse struct {
 }
 
 // pulseSQL returns one row in any state of recovery. Positions are bytes. The name of the current segment tells a primary's timeline at once
-// after a promotion, when the control file still names the old one.
+// after a promotion, when the control file still names the old one. A receiver shows its connection string as libpq prints it or, after it
+// has followed to a new timeline, as it is written in the settings, with quotes.
 const pulseSQL = `
 WITH r AS MATERIALIZED (SELECT pg_is_in_recovery() AS recovering)
 SELECT current_setting('server_version_num')::int, pg_postmaster_start_time(), r.recovering,
@@ -49,7 +50,7 @@ SELECT current_setting('server_version_num')::int, pg_postmaster_start_time(), r
   (SELECT min_recovery_end_timeline::bigint FROM pg_control_recovery()),
   (SELECT json_build_object('status', status, 'sender_host', coalesce(sender_host, ''), 'sender_port', coalesce(sender_port, 0),
       'timeline', coalesce(received_tli, 0), 'slot_name', coalesce(slot_name, ''),
-      'application_name', coalesce(substring(conninfo FROM 'application_name=(\S+)'), ''),
+      'application_name', coalesce(substring(conninfo FROM 'application_name=''?([^'' ]+)'), ''),
       'sent', (extract(epoch FROM last_msg_send_time) * 1000000)::bigint, 'received', (extract(epoch FROM last_msg_receipt_time) * 1000000)::bigint,
       'latest_end_lsn', coalesce(latest_end_lsn - '0/0', 0)::bigint)::text
    FROM pg_stat_wal_receiver WHERE pid IS NOT NULL LIMIT 1),
