@@ -323,7 +323,7 @@ type HeldDecision struct {
 
 // A node that is left alone for a while before it is worked on (again).
 type NodeBackoff struct {
-	// Node name.
+	// Node name; empty for the failover of the cluster.
 	Node string `avro:"node" json:"node"`
 	// Failed workflows for it in a row; 0: it is only being watched.
 	Failures int32 `avro:"failures" json:"failures"`
@@ -1225,4 +1225,6 @@ type Workflow struct {
 	RequestAt *time.Time `avro:"request_at" json:"request_at"`
 	// Offset of that command.
 	RequestOffset int64 `avro:"request_offset" json:"request_offset"`
+	// Nodes that were authorised in an earlier round, or by the workflow before, and did not take office: others are preferred.
+	FailedCandidates []string `avro:"failed_candidates" json:"failed_candidates"`
 }

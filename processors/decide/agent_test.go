@@ -47,6 +47,7 @@ type agent struct {
 	cutFrom       map[string]bool
 	slow          int // ticks that a job takes
 	dirty         bool
+	refusals      []string // orders of these types fail, once each
 }
 
 type published struct{ schemas.PostgresNodeState }
@@ -81,7 +82,8 @@ func (a *agent) boot() {
 }
 
 func (a *agent) start() {
-	a.running, a.crashed, a.startedAt = true, false, a.w.now
+	a.w.starts++
+	a.running, a.crashed, a.startedAt = true, false, a.w.now.Add(time.Duration(a.w.starts)*time.Microsecond)
 }
 
 // kill ends the agent; with it postgres, or not.
@@ -280,8 +282,17 @@ func (a *agent) take(o Order) {
 }
 
 func (a *agent) execute(o Order, m schemas.OrderMeta) {
+	if i := slices.Index(a.refusals, schemas.RecordName(o.Payload)); i >= 0 {
+		a.refusals = slices.Delete(a.refusals, i, i+1)
+		a.promised = max(a.promised, m.Term)
+		a.result(o, schemas.OrderStatusFailed, "the disk is full")
+		return
+	}
 	switch p := o.Payload.(type) {
 	case *schemas.FencePostgres:
+		if p.Planned {
+			a.drain()
+		}
 		a.fence(m.Term)
 		a.result(o, schemas.OrderStatusDone, "")
 	case *schemas.BootstrapPrimary:
@@ -366,6 +377,15 @@ func (a *agent) begin(o Order, finish func() (bool, string)) {
 	a.job = &job{order: o, ticks: a.slow, finish: finish}
 }
 
+// drain: a fast shutdown sends everything to the standbys that stream.
+func (a *agent) drain() {
+	for _, name := range a.w.names {
+		b := a.w.agents[name]
+		for b.streaming && b.upstream == a.name && b.replicate() {
+		}
+	}
+}
+
 func (a *agent) fence(term int64) {
 	a.promised = term
 	if a.asPrimary {
@@ -387,6 +407,8 @@ func (a *agent) promote(p *schemas.PromotePostgres) (bool, string) {
 	switch {
 	case !a.hasData:
 		return false, "no data directory"
+	case a.asPrimary:
+		return false, "this node was a primary; let it follow first"
 	case a.lsn() < p.MinLsn:
 		return false, fmt.Sprintf("WAL ends at %d, below %d", a.lsn(), p.MinLsn)
 	case a.promised != p.Meta.Term:

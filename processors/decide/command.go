@@ -106,7 +106,7 @@ func (r *run) refuse(c *Command, q *request) {
 	}
 	w := &schemas.Workflow{
 		ID: c.ID, Kind: q.kind, Status: schemas.WorkflowStatusRejected, CommandID: c.ID, Reason: q.meta.Reason, Analysis: r.analysis(),
-		Mode: schemas.StopModeFast, Nodes: []string{}, Acknowledgements: []schemas.PromotionEvidence{}, Orders: []schemas.IssuedOrder{},
+		Mode: schemas.StopModeFast, Nodes: []string{}, FailedCandidates: []string{}, Acknowledgements: []schemas.PromotionEvidence{}, Orders: []schemas.IssuedOrder{},
 		StartedAt: r.now, StepStartedAt: r.now, StepDeadline: r.now, Deadline: r.now, FinishedAt: new(r.now),
 		History: []schemas.WorkflowEvent{{At: r.now, Message: text("%s: %s", q.faults[0].reason, message), Evidence: []schemas.EvidenceRef{c.evidence(q.name)}}},
 	}

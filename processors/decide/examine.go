@@ -166,8 +166,8 @@ func (r *run) examineInitialize(q *request, p *schemas.InitializeCluster) {
 		if !event.ValidName(m.Node) {
 			malformed("members[%d].node is %q, expected 1 to 48 characters of a-z, 0-9 and hyphen", i, m.Node)
 		}
-		if m.Host == "" {
-			malformed("members[%d].host is empty", i)
+		if m.Host == "" || len(m.Host) > 255 || strings.ContainsFunc(m.Host, unfitForHost) {
+			malformed("members[%d].host is %q, expected a host name or address", i, m.Host)
 		}
 		if m.Port < 1 || m.Port > 65535 {
 			malformed("members[%d].port is %d, expected 1 to 65535", i, m.Port)
@@ -202,6 +202,11 @@ func (r *run) ownLeftover(n *schemas.PostgresNodeState) bool {
 	}
 	// Before the identity was recorded only the first member can have been touched.
 	return n.Observed.SystemIdentifier == r.rec.SystemIdentifier || r.rec.SystemIdentifier == "" && n.Node == r.rec.Primary
+}
+
+// unfitForHost finds what could end a quoted value, or begin another, in a connection string or a host-based access file.
+func unfitForHost(c rune) bool {
+	return c <= ' ' || c == 0x7f || c == '\uFFFD' || strings.ContainsRune(`'"\=,`, c)
 }
 
 func planPolicy(p *schemas.ClusterPolicy, standbys int) string {

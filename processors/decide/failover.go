@@ -14,7 +14,7 @@ func failoverTable() *Table {
 		Deadline:  10 * time.Minute,
 		Retries:   5,
 		Exclusive: true,
-		begin:     (*run).openTerm,
+		begin:     (*run).revoke,
 		Steps: []StepInfo{
 			{stepFence, 10 * time.Second, "Every member is asked to promise the new term and to report the end of its WAL."},
 			{stepPromote, 20 * time.Second, "The authorised node becomes primary."},
@@ -26,12 +26,12 @@ func failoverTable() *Table {
 			{ID: "F2", Step: stepFence, If: []Condition{no(factElectable), yes(factReinstatable), yes(factGivenUp)}, Next: stepReinstate, Do: []Action{actReinstate}, say: (*run).sayElection, Why: "the incumbent lives and nobody was promoted: it is the only one that surely has everything"},
 			{ID: "F3", Step: stepFence, If: []Condition{no(factElectable), yes(factReinstatable), no(factGivenUp)}, Do: []Action{actFenceAll}, say: (*run).sayElection, Why: "acknowledgements may still come"},
 			{ID: "F4", Step: stepFence, If: []Condition{no(factElectable), no(factReinstatable), no(factOverdue)}, Do: []Action{actFenceAll}, say: (*run).sayElection, Why: "acknowledgements may still come, and nobody else can serve"},
-			{ID: "F5", Step: stepFence, If: []Condition{no(factElectable), no(factReinstatable), yes(factOverdue), no(factExpired)}, Next: stepFence, Do: []Action{actBackOffFence, actFenceAll}, say: (*run).sayElection, Why: "nobody can serve: ask again, less and less often"},
-			{ID: "F6", Step: stepFence, If: []Condition{no(factElectable), no(factReinstatable), yes(factOverdue), yes(factExpired)}, End: schemas.WorkflowStatusTimedOut, say: (*run).sayElection, Why: "the watch begins anew when the prospects are better, and says so until then"},
+			{ID: "F5", Step: stepFence, If: []Condition{no(factElectable), no(factReinstatable), yes(factOverdue), no(factExpired)}, Do: []Action{actBackOffFence, actFenceAll}, say: (*run).sayElection, Why: "nobody can serve: ask again, less and less often"},
+			{ID: "F6", Step: stepFence, If: []Condition{no(factElectable), no(factReinstatable), yes(factOverdue), yes(factExpired)}, End: schemas.WorkflowStatusTimedOut, Do: []Action{actSpent}, say: (*run).sayElection, Why: "the watch begins anew when the prospects are better, and says so until then"},
 
 			{ID: "F7", Step: stepPromote, If: []Condition{yes(factPromoted)}, Next: stepAttach, Do: []Action{actConfirmFailover, actPressFollowers}, Why: "the cluster is writable again"},
 			{ID: "F8", Step: stepPromote, If: []Condition{no(factPromoted), yes(factFailed), yes(factRetries)}, Next: stepFence, Do: []Action{actRetry, actOpenTerm, actFenceAll}, say: (*run).sayFallen, Why: "the candidate is lost: another is elected under a higher term, above what this one may have written"},
-			{ID: "F9", Step: stepPromote, If: []Condition{no(factPromoted), yes(factFailed), no(factRetries)}, End: schemas.WorkflowStatusFailed, say: (*run).sayFallen, Why: "candidates keep failing: the watch decides whether another failover can help"},
+			{ID: "F9", Step: stepPromote, If: []Condition{no(factPromoted), yes(factFailed), no(factRetries)}, End: schemas.WorkflowStatusFailed, Do: []Action{actSpent}, say: (*run).sayFallen, Why: "candidates keep failing: the watch decides whether another failover can help"},
 			{ID: "F10", Step: stepPromote, If: []Condition{no(factPromoted), no(factFailed)}, Do: []Action{actPressPromotion}, say: (*run).sayPromoting, Why: "it promotes"},
 
 			{ID: "F11", Step: stepAttach, If: []Condition{yes(factAttached)}, End: schemas.WorkflowStatusSucceeded, say: (*run).sayPromoted, Why: "commits are replicated again"},
@@ -41,7 +41,7 @@ func failoverTable() *Table {
 
 			{ID: "F15", Step: stepReinstate, If: []Condition{yes(factPromoted)}, End: schemas.WorkflowStatusReinstated, say: (*run).sayReinstated, Why: "the revocation was given up without harm"},
 			{ID: "F16", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), yes(factRetries)}, Next: stepFence, Do: []Action{actRetry, actOpenTerm, actFenceAll}, say: (*run).sayFallen, Why: "the incumbent cannot go on either: try another election"},
-			{ID: "F17", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), no(factRetries)}, End: schemas.WorkflowStatusFailed, say: (*run).sayFallen, Why: "neither works: the watch decides when to try again"},
+			{ID: "F17", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), no(factRetries)}, End: schemas.WorkflowStatusFailed, Do: []Action{actSpent}, say: (*run).sayFallen, Why: "neither works: the watch decides when to try again"},
 			{ID: "F18", Step: stepReinstate, If: []Condition{no(factPromoted), no(factFailed)}, Do: []Action{actPressReinstatement}, say: (*run).sayPromoting, Why: "it comes up"},
 		},
 	}
@@ -49,16 +49,17 @@ func failoverTable() *Table {
 
 var (
 	actBackOffFence = Action{Name: "double the time until the next attempt", do: func(r *run) {
-		attempt := int32(1)
-		for i := range r.wf.Orders {
-			attempt = max(attempt, r.wf.Orders[i].Attempt)
-		}
-		wait := r.table.step(stepFence).Deadline << min(attempt/8, 3)
-		r.wf.StepDeadline = earlier(r.now.Add(wait), later(r.wf.Deadline, r.now.Add(time.Second)))
+		wait := min(max(r.now.Sub(r.wf.StartedAt), r.table.step(stepFence).Deadline), maxFenceWait)
+		r.wf.StepDeadline = later(earlier(r.now.Add(wait), r.wf.Deadline), r.now.Add(time.Second))
+		r.wf.Orders = []schemas.IssuedOrder{}
+		r.wake(r.wf.StepDeadline)
 	}}
+
+	actSpent = Action{Name: "hold the next failover back for a while", do: func(r *run) { r.penalise("", r.lastFailure()) }}
 
 	actConfirmFailover = Action{Name: "note that the new primary serves, and when", do: func(r *run) {
 		r.rec.LastFailoverAt = new(r.now)
+		r.clearBackoff(r.wf.FormerPrimary)
 		actConfirmOffice.do(r)
 	}}
 )

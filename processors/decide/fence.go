@@ -145,7 +145,7 @@ func (r *run) inSets(nodes []string) int {
 	return len(nodes)
 }
 
-// best picks among those that hold everything: the one that was asked for, else by priority, else by name.
+// best picks among those that hold everything: one that has not failed already, the one that was asked for, by priority, by name.
 func (r *run) best(cited []schemas.PromotionEvidence, greatest position) choice {
 	var fit []schemas.ClusterMember
 	ahead := ""
@@ -153,6 +153,8 @@ func (r *run) best(cited []schemas.PromotionEvidence, greatest position) choice 
 		m, _ := r.member(a.Node)
 		switch {
 		case at(a).compare(greatest) < 0:
+		case formerPrimary(r.node(a.Node)):
+			ahead = text("%s holds everything but was a primary itself: it must follow one before it can be promoted", a.Node)
 		case m.FailoverPriority <= 0:
 			ahead = text("%s holds everything but must not be promoted (failover priority 0)", a.Node)
 		case !alive(r.node(a.Node)):
@@ -169,7 +171,8 @@ func (r *run) best(cited []schemas.PromotionEvidence, greatest position) choice 
 	}
 	slices.SortFunc(fit, func(a, b schemas.ClusterMember) int {
 		return cmp.Or(
-			-cmp.Compare(preference(a.Node, r.wf.Preferred), preference(b.Node, r.wf.Preferred)),
+			cmp.Compare(among(a.Node, r.wf.FailedCandidates), among(b.Node, r.wf.FailedCandidates)),
+			-cmp.Compare(among(a.Node, []string{r.wf.Preferred}), among(b.Node, []string{r.wf.Preferred})),
 			-cmp.Compare(a.FailoverPriority, b.FailoverPriority),
 			cmp.Compare(a.Node, b.Node))
 	})
@@ -182,8 +185,15 @@ func (r *run) best(cited []schemas.PromotionEvidence, greatest position) choice 
 	return choice{candidate: fit[0].Node, cited: cited}
 }
 
-func preference(node, preferred string) int {
-	if node == preferred {
+// formerPrimary reports whether a node was a primary and has followed nobody since. Its data directory is no standby's: agents refuse to
+// promote it, and reinstating it on its old timeline would make positions on it incomparable with those of the promotion that
+// came between.
+func formerPrimary(n *schemas.PostgresNodeState) bool {
+	return n != nil && n.Observed.Role != schemas.NodeRoleStandby && n.Observed.RenouncedTerm > 0 && n.Observed.RenouncedTerm == n.Observed.Term
+}
+
+func among(node string, list []string) int {
+	if slices.Contains(list, node) {
 		return 1
 	}
 	return 0

@@ -65,6 +65,11 @@ func (r *run) sayBackoff() string {
 		r.rec.Primary, b.Reason, r.infeasible(), b.Until.UTC().Format(time.RFC3339))
 }
 
+func (r *run) saySpent() string {
+	b := r.backoff("")
+	return text("the last failover ended without a primary (%s); another one begins at %s, or at once by FailoverCluster", b.Reason, b.Until.UTC().Format(time.RFC3339))
+}
+
 func (r *run) backoff(node string) *schemas.NodeBackoff {
 	for i := range r.rec.Backoffs {
 		if r.rec.Backoffs[i].Node == node {
@@ -173,6 +178,8 @@ func (r *run) sayInPlace() string {
 	switch {
 	case r.rec.Policy.CrashAction == schemas.CrashActionRestart:
 		return "crash_action is RESTART"
+	case r.stoppedCleanly():
+		return "it did not crash"
 	case r.infeasible() != "":
 		return "nobody else can serve: " + r.infeasible()
 	default:

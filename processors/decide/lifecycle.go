@@ -49,12 +49,12 @@ var (
 	}}
 	actReportDrained = Action{Name: "note what the standbys hold", do: func(r *run) {
 		p := r.incumbent()
-		if p.Observed.WalEnd == nil {
+		if p == nil || p.Observed.WalEnd == nil {
 			return
 		}
 		for _, name := range r.others() {
-			if n := r.node(name); n != nil {
-				r.note(text("%s ended at %s; %s has flushed up to %s", r.rec.Primary, LSN(p.Observed.WalEnd.Lsn), name, LSN(n.Observed.FlushedLsn)), evidence(p, "stopped"), evidence(n, "flushed"))
+			if n := r.node(name); down(n) && n.Observed.WalEnd != nil {
+				r.note(text("%s ended at %s, %s at %s", r.rec.Primary, LSN(p.Observed.WalEnd.Lsn), name, LSN(n.Observed.WalEnd.Lsn)), evidence(p, "stopped"), evidence(n, "stopped"))
 			}
 		}
 	}}
@@ -97,6 +97,7 @@ func (r *run) startPrimary() {
 		r.wf.RetriesLeft--
 	}
 	r.openTerm()
+	r.note(text("opened term %d, for more than term %d was promised", r.wf.Term, r.rec.PrimaryTerm), r.observed(r.names()...)...)
 	r.reinstate()
 }
 
@@ -155,5 +156,5 @@ func (r *run) sayUnanswered() string {
 			missing = append(missing, name)
 		}
 	}
-	return text("no answer yet from %s", strings.Join(missing, ", "))
+	return text("no answer from %s", strings.Join(missing, ", "))
 }

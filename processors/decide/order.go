@@ -24,11 +24,8 @@ func (r *run) results() {
 	for i := range r.wf.Orders {
 		o := &r.wf.Orders[i]
 		n := r.node(o.Node)
-		if n == nil || n.Observed.LastOrder == nil || n.Observed.LastOrder.OrderID != o.OrderID {
-			continue
-		}
-		last := n.Observed.LastOrder
-		if o.Status == last.Status {
+		last := resultOf(n, o.OrderID)
+		if last == nil || o.Status == last.Status {
 			continue
 		}
 		o.Status, o.Message = last.Status, last.Message
@@ -36,6 +33,22 @@ func (r *run) results() {
 			r.note(text("%s on %s: %s%s", o.OrderType, o.Node, strings.ToLower(string(last.Status)), because(last.Message)), evidence(n, string(last.Status)))
 		}
 	}
+}
+
+// resultOf is what a node last said of an order; nil if it does not know it (any more).
+func resultOf(n *schemas.PostgresNodeState, id string) *schemas.OrderResult {
+	if n == nil {
+		return nil
+	}
+	if last := n.Observed.LastOrder; last != nil && last.OrderID == id {
+		return last
+	}
+	for i := range n.Observed.RecentOrders {
+		if n.Observed.RecentOrders[i].OrderID == id {
+			return &n.Observed.RecentOrders[i]
+		}
+	}
+	return nil
 }
 
 func ended(s schemas.OrderStatus) bool {
@@ -67,8 +80,7 @@ func (r *run) press(node, kind string, payload func(schemas.OrderMeta) any) {
 		return
 	}
 	// The agent has started again since, and does not know the order: it reads orders from the end.
-	missed := n != nil && o.BootID != "" && n.ObservedBootID != "" && n.ObservedBootID != o.BootID &&
-		(n.Observed.LastOrder == nil || n.Observed.LastOrder.OrderID != o.OrderID)
+	missed := n != nil && o.BootID != "" && n.ObservedBootID != "" && n.ObservedBootID != o.BootID && resultOf(n, o.OrderID) == nil
 	again := false
 	switch o.Status {
 	case schemas.OrderStatusIssued:

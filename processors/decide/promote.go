@@ -19,7 +19,12 @@ func (r *run) openTerm() {
 	r.wf.Orders = []schemas.IssuedOrder{}
 	r.wf.Candidate = ""
 	r.wf.FenceSize = r.fenceSize()
-	r.note(text("opened term %d: the term %d of %s is being revoked; %d acknowledgements are needed", term, r.rec.PrimaryTerm, r.rec.Primary, r.wf.FenceSize),
+}
+
+// revoke opens a term in order to take the present one from the primary.
+func (r *run) revoke() {
+	r.openTerm()
+	r.note(text("opened term %d: the term %d of %s is being revoked; acknowledgements needed: %d", r.wf.Term, r.rec.PrimaryTerm, r.rec.Primary, r.wf.FenceSize),
 		r.observed(r.names()...)...)
 }
 
@@ -81,7 +86,8 @@ func (r *run) assertAuthorised(c choice) schemas.PromotionEvidence {
 }
 
 // successors are those that are told to follow the candidate at once, and those of them that its commits wait for: who acknowledged
-// and holds nothing that the candidate lacks. A node that must be rewound first would only hold commits up.
+// and holds nothing that the candidate lacks. One that must be rewound first, or turned from a primary into a standby, would only
+// hold commits up.
 func (r *run) successors(candidate string, chosen schemas.PromotionEvidence, former string, formerTerm int64) (followers, set []string) {
 	for _, name := range r.names() {
 		n := r.node(name)
@@ -95,7 +101,7 @@ func (r *run) successors(candidate string, chosen schemas.PromotionEvidence, for
 		if !incumbent && (acked || alive(n)) || planned {
 			followers = append(followers, name)
 		}
-		if !incumbent && acked && alive(n) && !r.diverged(r.wf.Acknowledgements[i], chosen) {
+		if !incumbent && acked && alive(n) && !formerPrimary(n) && !r.diverged(r.wf.Acknowledgements[i], chosen) {
 			set = append(set, name)
 		}
 	}

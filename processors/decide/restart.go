@@ -24,7 +24,7 @@ func restartTable() *Table {
 		Retries:  2,
 		Steps: []StepInfo{
 			{stepRestart, 2 * time.Minute, "The postmaster is another one and takes connections."},
-			{stepStart, time.Minute, "The primary serves again."},
+			{stepStart, 30 * time.Second, "The primary serves again."},
 		},
 		Rows: []Row{
 			{ID: "R1", Step: stepRestart, If: []Condition{yes(factRestarted)}, End: schemas.WorkflowStatusSucceeded, say: (*run).sayRestarted, Why: "it runs again"},
@@ -52,12 +52,12 @@ func shutdownTable() *Table {
 			{stepStopStandbys, 2 * time.Minute, "The standbys are down."},
 		},
 		Rows: []Row{
-			{ID: "D1", Step: stepStopPrimary, If: []Condition{yes(factPrimaryDown)}, Next: stepStopStandbys, Do: []Action{actReportDrained, actStopStandbys}, Why: "nothing more is written"},
+			{ID: "D1", Step: stepStopPrimary, If: []Condition{yes(factPrimaryDown)}, Next: stepStopStandbys, Do: []Action{actStopStandbys}, Why: "nothing more is written"},
 			{ID: "D2", Step: stepStopPrimary, If: []Condition{no(factPrimaryDown), yes(factStuck)}, End: schemas.WorkflowStatusFailed, Do: []Action{actStayUp}, say: (*run).sayStuck, Why: "nothing else was stopped: the cluster goes on"},
 			{ID: "D3", Step: stepStopPrimary, If: []Condition{no(factPrimaryDown), no(factStuck)}, Do: []Action{actStopPrimary}, say: (*run).sayStopPrimary, Why: "it drains"},
 
-			{ID: "D4", Step: stepStopStandbys, If: []Condition{yes(factAllDown)}, End: schemas.WorkflowStatusSucceeded, say: (*run).sayShutDown, Why: "all is down"},
-			{ID: "D5", Step: stepStopStandbys, If: []Condition{no(factAllDown), yes(factStuck)}, End: schemas.WorkflowStatusFailed, say: (*run).sayNotAllDown, Why: "the primary is down and stays so; who does not answer cannot be stopped"},
+			{ID: "D4", Step: stepStopStandbys, If: []Condition{yes(factAllDown)}, End: schemas.WorkflowStatusSucceeded, Do: []Action{actReportDrained}, say: (*run).sayShutDown, Why: "all is down"},
+			{ID: "D5", Step: stepStopStandbys, If: []Condition{no(factAllDown), yes(factStuck)}, End: schemas.WorkflowStatusFailed, Do: []Action{actReportDrained}, say: (*run).sayNotAllDown, Why: "the primary is down and stays so; who does not answer cannot be stopped"},
 			{ID: "D6", Step: stepStopStandbys, If: []Condition{no(factAllDown), no(factStuck)}, Do: []Action{actStopStandbys}, say: (*run).sayStopAll, Why: "they stop"},
 		},
 	}

@@ -62,6 +62,7 @@ func (r *run) touch(w *schemas.Workflow) *schemas.Workflow {
 	c.Orders = slices.Clone(w.Orders)
 	c.History = slices.Clone(w.History)
 	c.Nodes = slices.Clone(w.Nodes)
+	c.FailedCandidates = slices.Clone(w.FailedCandidates)
 	c.Acknowledgements = slices.Clone(w.Acknowledgements)
 	r.touched = append(r.touched, &change{before: w, after: &c})
 	return &c
@@ -143,7 +144,7 @@ func (r *run) begin(kind schemas.WorkflowKind, id, reason string, prepare func(*
 	w := &schemas.Workflow{
 		ID: id, Kind: kind, Status: schemas.WorkflowStatusRunning, Reason: reason, Analysis: r.analysis(),
 		FormerPrimary: r.rec.Primary, PolicyVersion: r.rec.Policy.Version, Mode: schemas.StopModeFast, RetriesLeft: t.Retries,
-		Nodes: []string{}, Acknowledgements: []schemas.PromotionEvidence{}, Orders: []schemas.IssuedOrder{}, History: []schemas.WorkflowEvent{},
+		Nodes: []string{}, FailedCandidates: []string{}, Acknowledgements: []schemas.PromotionEvidence{}, Orders: []schemas.IssuedOrder{}, History: []schemas.WorkflowEvent{},
 		StartedAt: r.now, Deadline: r.now.Add(t.Deadline),
 		Step: string(t.Steps[0].Name), StepStartedAt: r.now, StepDeadline: r.now.Add(t.Steps[0].Deadline),
 	}

@@ -408,7 +408,7 @@ func TestFoundSeeds(t *testing.T) {
 // REGENT_SIM_SEED runs one of them with its trace.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	seeds := 40
+	seeds := 20
 	if s := os.Getenv("REGENT_SIM_SEEDS"); s != "" {
 		seeds, _ = strconv.Atoi(s)
 	}

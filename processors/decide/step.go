@@ -29,8 +29,9 @@ var (
 	}}
 	factRetries = &Fact{Name: "retries left", Doc: "the retry budget is not used up", holds: func(r *run) bool { return r.wf.RetriesLeft > 0 }}
 	// factElectable is the heart of a failover.
-	factElectable = &Fact{Name: "electable", Doc: "f nodes of every synchronous set in force have promised the term, one of the living among them holds at least as much as all of them and the floor, and may be promoted; asynchronous mode: besides, the old primary was seen stopped or has been silent long enough, and the lag is within the limit", holds: func(r *run) bool {
-		return r.elect().candidate != "" && r.cleared() == ""
+	factElectable = &Fact{Name: "electable", Doc: "f nodes of every synchronous set in force have promised the term, one of the living among them holds at least as much as all of them and the floor, and may be promoted; asynchronous mode: besides, the old primary was seen stopped or has been silent long enough, and the lag is within the limit. Others that live get a moment where there would be too few to follow", holds: func(r *run) bool {
+		c := r.elect()
+		return c.candidate != "" && r.cleared(c) == ""
 	}}
 	factReinstatable = &Fact{Name: "reinstatable", Doc: "the incumbent's agent lives, and the incumbent has held office", holds: (*run).reinstatable}
 	factGivenUp      = &Fact{Name: "given up", Doc: "the step's deadline has passed, or too few live for an election ever to succeed", Timeout: true, holds: func(r *run) bool {
@@ -49,11 +50,11 @@ var (
 	factSynchronised = &Fact{Name: "synchronised", Doc: "the primary runs the recorded synchronous set, confirmed by a marker commit; always so in asynchronous mode once its setting is empty", holds: (*run).configured}
 )
 
-// cleared says what keeps an asynchronous failover waiting; empty if nothing does. With a quorum the promises of f standbys are enough:
-// whatever the old primary does, nobody acknowledges it.
-func (r *run) cleared() string {
+// cleared says what keeps an election waiting that could be won; empty if nothing does. With a quorum the promises of f standbys are
+// enough, whatever the old primary does: nobody acknowledges it.
+func (r *run) cleared(c choice) string {
 	if r.quorum() {
-		return ""
+		return r.gathering(c)
 	}
 	p := r.node(r.wf.FormerPrimary)
 	switch {
@@ -64,13 +65,28 @@ func (r *run) cleared() string {
 	case !r.reached(r.wf.StepStartedAt.Add(asyncStopWait)):
 		return text("%s has not been silent for %s", r.wf.FormerPrimary, asyncStopWait)
 	}
-	if r.reached(r.wf.StepStartedAt.Add(asyncGather)) {
+	return r.gathering(c)
+}
+
+// gathering names somebody whose acknowledgement is worth a moment: it may be more advanced (asynchronous mode), or without it fewer
+// would be left to wait for than the policy asks for, or only one that has failed already would be promoted again.
+func (r *run) gathering(c choice) string {
+	i := slices.IndexFunc(r.wf.Acknowledgements, func(a schemas.PromotionEvidence) bool { return a.Node == c.candidate })
+	if i < 0 {
+		return ""
+	}
+	_, set := r.successors(c.candidate, r.wf.Acknowledgements[i], r.rec.Primary, r.rec.PromotionTerm)
+	if r.quorum() && len(set) >= int(r.rec.Policy.SynchronousCount) && !slices.Contains(r.wf.FailedCandidates, c.candidate) {
 		return ""
 	}
 	acked := nodesOf(r.wf.Acknowledgements)
-	for _, name := range r.others() {
-		if alive(r.node(name)) && !slices.Contains(acked, name) {
-			return text("%s may be more advanced and has not acknowledged yet", name)
+	for _, name := range r.names() {
+		n := r.node(name)
+		if name == r.rec.Primary || slices.Contains(acked, name) || !alive(n) || formerPrimary(n) || n.Observed.Postmaster == schemas.PostmasterStatusAbsent {
+			continue
+		}
+		if !r.reached(r.wf.StepStartedAt.Add(gatherFor)) {
+			return text("%s lives and is given a moment to acknowledge, too", name)
 		}
 	}
 	return ""
@@ -83,10 +99,11 @@ func (r *run) reinstatable() bool {
 
 // sayElection tells what an election waits for.
 func (r *run) sayElection() string {
-	if c := r.elect(); c.missing != "" {
+	c := r.elect()
+	if c.missing != "" {
 		return c.missing
 	}
-	return r.cleared()
+	return r.cleared(c)
 }
 
 func (r *run) sayAttach() string {
@@ -105,7 +122,7 @@ func (r *run) sayPromoted() string {
 
 // Actions that several workflows share.
 var (
-	actOpenTerm = Action{Name: "open the next term", do: func(r *run) { r.openTerm() }}
+	actOpenTerm = Action{Name: "open the next term", do: (*run).revoke}
 
 	actFenceAll = Action{Name: "fence every member", Orders: []string{"FencePostgres"}, do: func(r *run) {
 		for _, name := range r.names() {
@@ -125,6 +142,7 @@ var (
 
 	actConfirmOffice = Action{Name: "note that the new primary serves", do: func(r *run) {
 		n := r.incumbent()
+		r.clearBackoff("")
 		r.rec.Timeline = max(r.rec.Timeline, n.Observed.Timeline)
 		r.note(text("%s, %s after the workflow began", r.sayPromoted(), r.now.Sub(r.wf.StartedAt).Round(time.Millisecond)), evidence(n, text("primary of term %d, takes connections", n.Observed.Term)))
 	}}
@@ -139,5 +157,10 @@ var (
 		}
 	}}
 
-	actRetry = Action{Name: "use up a retry", do: func(r *run) { r.wf.RetriesLeft-- }}
+	actRetry = Action{Name: "use up a retry", do: func(r *run) {
+		r.wf.RetriesLeft--
+		if c := r.rec.Primary; !slices.Contains(r.wf.FailedCandidates, c) {
+			r.wf.FailedCandidates = append(r.wf.FailedCandidates, c)
+		}
+	}}
 )

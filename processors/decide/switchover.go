@@ -15,7 +15,7 @@ func switchoverTable() *Table {
 		Deadline:  5 * time.Minute,
 		Retries:   3,
 		Exclusive: true,
-		begin:     (*run).openTerm,
+		begin:     (*run).revoke,
 		Steps: []StepInfo{
 			{stepStop, 30 * time.Second, "The primary stops cleanly, promises the term and reports the end of its WAL."},
 			{stepFence, 10 * time.Second, "The standbys promise the term and report theirs."},
@@ -81,7 +81,9 @@ var (
 	}}
 
 	actHandToFailover = Action{Name: "hand over to a FAILOVER", do: func(r *run) {
-		r.automatic(schemas.WorkflowKindFailover, text("%s %s ended with nobody serving", r.wf.Kind, r.wf.ID), nil)
+		r.automatic(schemas.WorkflowKindFailover, text("%s %s ended with nobody serving", r.wf.Kind, r.wf.ID), func(w *schemas.Workflow) {
+			w.FailedCandidates = append(w.FailedCandidates, r.rec.Primary)
+		})
 	}}
 )
 

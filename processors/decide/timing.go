@@ -19,9 +19,11 @@ const (
 	// asyncStopWait is how long a primary must have been suspected before an asynchronous standby takes over without having seen
 	// it stop.
 	asyncStopWait = 2 * time.Second
-	// asyncGather is how long an asynchronous failover waits for the acknowledgements of all standbys that live, so as to choose
-	// the most advanced.
-	asyncGather = time.Second
+	// gatherFor is how long an election that could be won already waits for the acknowledgements of others that live: where there
+	// would be too few to wait for afterwards, or a more advanced one in asynchronous mode.
+	gatherFor = time.Second
+	// maxFenceWait bounds the doubling pauses between attempts of a revocation that nobody can win.
+	maxFenceWait = 2 * time.Minute
 	// attachGrace is how long a standby that follows the right primary may go without streaming before it is worked on.
 	attachGrace = 30 * time.Second
 	// backoffBase and backoffMax bound the pause after a failed workflow for one node; it doubles with each failure.

@@ -20,9 +20,12 @@ var (
 	factGone = &Fact{Name: "gone", Doc: "the incumbent's postgres is down by its agent's word, or it never took office, or it is silent and the diagnosis says dead", holds: func(r *run) bool {
 		return r.incumbentDown() || r.incumbentLost()
 	}}
-	factInPlace = &Fact{Name: "in place", Doc: "its agent is alive and a restart in place comes first: by policy, in the cool-down after a failover, or because nobody else can serve", holds: (*run).restartFirst}
+	factInPlace = &Fact{Name: "in place", Doc: "its agent is alive and a restart in place comes first: by policy, because it stopped without a crash, in the cool-down after a failover, or because nobody else can serve", holds: (*run).restartFirst}
 	factPaused  = &Fact{Name: "backing off", Doc: "the incumbent could not be restarted in place and is left alone for a while", Timeout: true, holds: func(r *run) bool {
 		return r.restartFirst() && r.backingOff(r.rec.Primary)
+	}}
+	factSpent = &Fact{Name: "spent", Doc: "the last failover ended without a primary a short while ago", Timeout: true, holds: func(r *run) bool {
+		return r.backingOff("")
 	}}
 	factAutomatic = &Fact{Name: "automatic", Doc: "the policy lets Regent fail over by itself", holds: func(r *run) bool {
 		return r.rec.Policy.FailoverMode == schemas.FailoverModeAutomatic
@@ -55,7 +58,8 @@ func watchTable() *Table {
 			{ID: "W4", Step: stepWatch, If: with(gone, yes(factInPlace), yes(factPaused)), Do: []Action{hold(schemas.WorkflowKindRestartNode, "backoff", (*run).sayBackoff)}, Why: "trying again at once would fail again"},
 			{ID: "W5", Step: stepWatch, If: with(failover, no(factAutomatic)), Do: []Action{hold(schemas.WorkflowKindFailover, "manual", (*run).sayManual)}, Why: "the policy leaves it to people"},
 			{ID: "W6", Step: stepWatch, If: with(failover, yes(factAutomatic), no(factFeasible)), Do: []Action{hold(schemas.WorkflowKindFailover, "acknowledgements_missing", (*run).infeasible)}, Why: "without f acknowledgements an acknowledged commit could be lost"},
-			{ID: "W7", Step: stepWatch, If: with(failover, yes(factAutomatic), yes(factFeasible)), Do: []Action{actFailover}, Why: "nobody serves, and what is needed to go on safely is there"},
+			{ID: "W7", Step: stepWatch, If: with(failover, yes(factAutomatic), yes(factFeasible), no(factSpent)), Do: []Action{actFailover}, Why: "nobody serves, and what is needed to go on safely is there"},
+			{ID: "W7b", Step: stepWatch, If: with(failover, yes(factAutomatic), yes(factFeasible), yes(factSpent)), Do: []Action{hold(schemas.WorkflowKindFailover, "backoff", (*run).saySpent)}, Why: "candidates that fail one after the other would only use up terms"},
 			{ID: "W8", Step: stepWatch, If: with(managed, no(factGone), yes(factDoubt)), Do: []Action{hold(schemas.WorkflowKindFailover, "", (*run).sayDoubt)}, Why: "silence alone is no death: a standby that still streams vetoes"},
 			{ID: "W9", Step: stepWatch, If: with(sound, yes(factRevoked)), Do: []Action{actReinstateInPlace}, Why: "its standbys have promised a higher term and would refuse it for ever"},
 			{ID: "W10", Step: stepWatch, If: with(sound, no(factRevoked), yes(factFree), yes(factAiling)), Do: []Action{actRejoin}, Why: "one node after the other; a writable one first"},
@@ -163,7 +167,14 @@ func (r *run) restartFirst() bool {
 	if r.rec.Policy.CrashAction == schemas.CrashActionRestart {
 		return true
 	}
-	return r.rec.Policy.FailoverMode == schemas.FailoverModeAutomatic && (infeasible || r.cooling())
+	return r.rec.Policy.FailoverMode == schemas.FailoverModeAutomatic && (infeasible || r.stoppedCleanly() || r.cooling())
+}
+
+// stoppedCleanly reports whether the incumbent is down without having crashed and without having been fenced: its agent has started
+// again, or was told to stop it. Starting it is as fast as replacing it, and moves nobody.
+func (r *run) stoppedCleanly() bool {
+	o := &r.incumbent().Observed
+	return o.Postmaster == schemas.PostmasterStatusStopped && o.RenouncedTerm != o.Term
 }
 
 // infeasible says why a revocation could not succeed now; empty if it could.

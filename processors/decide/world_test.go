@@ -52,6 +52,7 @@ type world struct {
 	outcomes   []Outcome
 	commands   map[string]*Command
 	decisions  int
+	starts     int
 	// lossy: asynchronous, so that acknowledged writes may be lost.
 	lossy bool
 	// hold: the orchestrator does not run. aborts: so many of its next transactions are aborted.

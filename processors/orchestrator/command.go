@@ -108,7 +108,7 @@ func (m *machine) deferCommand(task stream.Task, rec *record.Record, out *output
 	request, now := rec.Value, task.StreamTime()
 	w := &schemas.Workflow{
 		ID: c.ID, Kind: kind, Status: schemas.WorkflowStatusPending, CommandID: c.ID, Analysis: schemas.AnalysisCodeNoProblem, Mode: schemas.StopModeFast,
-		Nodes: []string{}, Acknowledgements: []schemas.PromotionEvidence{}, Orders: []schemas.IssuedOrder{},
+		Nodes: []string{}, FailedCandidates: []string{}, Acknowledgements: []schemas.PromotionEvidence{}, Orders: []schemas.IssuedOrder{},
 		StartedAt: now, StepStartedAt: now, StepDeadline: now, Deadline: now,
 		Request: &request, RequestAt: utc(rec.Timestamp), RequestOffset: rec.Offset,
 		History: []schemas.WorkflowEvent{{At: now, Message: "read while the orchestrator is catching up; decided about when it has", Evidence: []schemas.EvidenceRef{
