@@ -32,7 +32,6 @@ type snapshot struct {
 	flow         []string
 	story        []string
 	results      []result
-	finished     bool
 }
 
 // audience is told what happens: by the live view, or line by line.

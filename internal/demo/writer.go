@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -203,9 +202,6 @@ func (w *writer) lost(ctx context.Context) ([]int64, error) {
 	}
 	return ids, nil
 }
-
-// errLost says that acknowledged rows are missing.
-var errLost = errors.New("acknowledged rows were lost")
 
 // multiHostDSN is a libpq connection string that finds the writable one of several servers.
 func multiHostDSN(nodes []node, user, password, database string) string {
