@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
+	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
 )
 
@@ -19,7 +18,7 @@ type expectation struct {
 	dead  []string
 }
 
-func foldInputs(facts []*kgo.Record) expectation {
+func foldInputs(facts []record.Record) expectation {
 	e := expectation{state: map[string][]byte{}}
 	for _, r := range facts {
 		line := func(v []byte) string { return fmt.Sprintf("%d %s %x", r.Offset, r.Key, v) }
@@ -40,7 +39,7 @@ func foldInputs(facts []*kgo.Record) expectation {
 }
 
 // materialise reads the changelog as plain upserts.
-func materialise(changelog []*kgo.Record) map[string][]byte {
+func materialise(changelog []record.Record) map[string][]byte {
 	out := map[string][]byte{}
 	for _, r := range changelog {
 		if r.Value == nil {
@@ -95,9 +94,9 @@ func (b *broker) audit(t testing.TB, running func(partition int32) map[string][]
 	return nil
 }
 
-func sameLines(what string, want []string, got []*kgo.Record) error {
+func sameLines(what string, want []string, got []record.Record) error {
 	for i, r := range got {
-		_, offset := origin(r)
+		_, offset := origin(&r)
 		key := string(r.Key)
 		line := fmt.Sprintf("%d %s %x", offset, key, r.Value)
 		if what == "dead letters" && i < len(want) { // its key is the reason

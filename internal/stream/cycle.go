@@ -39,44 +39,51 @@ func (x *transaction) acknowledge(task int32, changelog bool, offset int64, err 
 	}
 }
 
-// cycle polls, folds, commits and flushes until ctx ends (it commits what is folded and returns nil) or something fails.
+// cycle takes steps until ctx ends (it commits what is folded and returns nil) or something fails.
 func (r *Runtime) cycle(ctx context.Context) error {
-	for {
-		if ctx.Err() != nil {
-			return r.finish(context.WithoutCancel(ctx))
-		}
-		batch, err := r.session.Poll(ctx, r.opts.PollRecords, r.patience())
-		if err != nil {
-			if ctx.Err() != nil {
-				return r.finish(context.WithoutCancel(ctx))
-			}
-			return fmt.Errorf("poll: %w", err)
-		}
-		if err := r.reassign(ctx, batch); err != nil {
+	for ctx.Err() == nil {
+		if err := r.step(ctx); err != nil {
 			return err
 		}
-		if err := r.settleRecoveries(ctx); err != nil {
-			return err
-		}
-		if len(batch.Records) > 0 && !r.open() {
-			r.opts.reach(PointPolled)
-		}
-		if err := r.foldBatch(batch); err != nil {
-			return err
-		}
-		if err := r.maybeCommit(ctx); err != nil {
-			return err
-		}
-		if err := r.maybeFlush(ctx); err != nil {
-			return err
-		}
-		if len(batch.Records) == 0 {
-			if err := r.probe(ctx); err != nil {
-				return err
-			}
-		}
-		r.tick()
 	}
+	return r.finish(context.WithoutCancel(ctx))
+}
+
+// step polls, follows the assignment, folds, commits and flushes, each where it is due.
+func (r *Runtime) step(ctx context.Context) error {
+	r.rewound = false
+	batch, err := r.session.Poll(ctx, r.opts.PollRecords, r.patience())
+	if err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
+	if err := r.reassign(ctx, batch); err != nil {
+		return err
+	}
+	if err := r.settleRecoveries(ctx); err != nil {
+		return err
+	}
+	if r.rewound {
+		return nil // what this poll brought follows records that have to be read again first
+	}
+	if len(batch.Records) > 0 && !r.open() {
+		r.opts.reach(PointPolled)
+	}
+	if err := r.foldBatch(batch); err != nil {
+		return err
+	}
+	if err := r.maybeCommit(ctx); err != nil {
+		return err
+	}
+	if err := r.maybeFlush(); err != nil {
+		return err
+	}
+	if len(batch.Records) == 0 {
+		if err := r.probe(ctx); err != nil {
+			return err
+		}
+	}
+	r.tick()
+	return nil
 }
 
 // finish commits what is folded before a regular stop.
@@ -398,24 +405,25 @@ func (r *Runtime) keep() {
 	r.resetTransaction()
 }
 
-// dropOpen forgets the open transaction and reads its records again.
+// dropOpen forgets the open transaction and sets all partitions back to their committed positions; also those of tasks that had no
+// part in it, because what the current poll has brought of them is not going to be folded.
 func (r *Runtime) dropOpen() {
 	again := map[topicPartition]int64{}
 	for _, t := range r.tasks {
-		if !t.touched {
-			continue
-		}
-		if !r.opts.sabotage.keepAborted {
+		if t.touched {
 			for _, tb := range t.tables {
-				tb.drop()
+				if !r.opts.sabotage.keepAborted {
+					tb.drop()
+				}
 			}
+			t.aborted()
 		}
-		t.aborted()
 		for tp, in := range t.inputs {
 			again[tp] = in.committed
 		}
 	}
 	r.resetTransaction()
+	r.rewound = true
 	if len(again) > 0 {
 		r.session.Resume(again)
 	}

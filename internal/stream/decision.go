@@ -83,10 +83,6 @@ func decide(e evidence) (plan, error) {
 		pl.streamTime = e.p.StreamTime
 	}
 	pl.lost = e.lost()
-	if pl.lost {
-		pl.warnings = append(pl.warnings, "the group has no position although the changelog has data (offsets expire on idle groups); "+
-			"the state is rebuilt from the changelog and the inputs go on from the origins noted there")
-	}
 	e.planChangelog(&pl)
 	e.planInputs(&pl)
 	return pl, nil

@@ -1,5 +1,7 @@
 package stream
 
+import "context"
+
 // What the tests of package stream_test reach into.
 
 // WithReached sets the function that hears of the points of the cycle.
@@ -35,3 +37,29 @@ func WithSabotage(o Options, s Sabotage) Options {
 	}
 	return o
 }
+
+// Begin connects and joins, for tests that take the steps themselves.
+func (r *Runtime) Begin(ctx context.Context) error { return r.begin(ctx) }
+
+// Step takes one step of the cycle, then waits for what it has started beside it.
+func (r *Runtime) Step(ctx context.Context) error {
+	if err := r.step(ctx); err != nil {
+		return err
+	}
+	r.Rest()
+	return nil
+}
+
+// Rest waits until nothing is going on beside the cycle.
+func (r *Runtime) Rest() {
+	r.recoveries.wg.Wait()
+	if r.flush.running != nil {
+		<-r.flush.running
+	}
+}
+
+// End ends the session in order.
+func (r *Runtime) End(ctx context.Context) error { return r.endSession(ctx) }
+
+// Fatal reports whether an error ends Run.
+func Fatal(err error) bool { return fatal(err) }

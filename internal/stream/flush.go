@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -28,7 +27,7 @@ type flusher struct {
 func (f *flusher) due(interval time.Duration) time.Time { return f.last.Add(interval) }
 
 // maybeFlush settles a flush that has finished and starts one that is due.
-func (r *Runtime) maybeFlush(context.Context) error {
+func (r *Runtime) maybeFlush() error {
 	f := &r.flush
 	if f.running != nil {
 		select {

@@ -84,13 +84,13 @@ func factRecord(partition int32, key string, seq uint64, text string) *kgo.Recor
 }
 
 // read returns all committed records of a topic, as they stand now, by partition.
-func (b *broker) read(t testing.TB, topic string) map[int32][]*kgo.Record {
+func (b *broker) read(t testing.TB, topic string) map[int32][]record.Record {
 	t.Helper()
 	ends, err := b.adm.ListCommittedOffsets(t.Context(), topic)
 	if err != nil {
 		t.Fatalf("list the ends of %s: %v", topic, err)
 	}
-	out := map[int32][]*kgo.Record{}
+	out := map[int32][]record.Record{}
 	starts := map[int32]kgo.Offset{}
 	left := 0
 	ends.Each(func(o kadm.ListedOffset) {
@@ -125,7 +125,7 @@ func (b *broker) read(t testing.TB, topic string) map[int32][]*kgo.Record {
 				left--
 			}
 			if !r.Attrs.IsControl() {
-				out[r.Partition] = append(out[r.Partition], r)
+				out[r.Partition] = append(out[r.Partition], fromKgo(r))
 			}
 		})
 	}
@@ -217,12 +217,18 @@ func (i *instance) position(topic string, partition int32) int64 {
 	return -1
 }
 
-func origin(r *kgo.Record) (record.TopicPartition, int64) {
+func fromKgo(r *kgo.Record) record.Record {
+	out := record.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp, Key: r.Key, Value: r.Value}
 	for _, h := range r.Headers {
-		if h.Key == stream.HeaderOrigin {
-			tp, o, _ := stream.ParseOrigin(h.Value)
-			return tp, o
-		}
+		out.Headers = append(out.Headers, record.Header{Key: h.Key, Value: h.Value})
 	}
-	return record.TopicPartition{}, -1
+	return out
+}
+
+func origin(r *record.Record) (record.TopicPartition, int64) {
+	tp, offset, ok := stream.ParseOrigin(r.Header(stream.HeaderOrigin))
+	if !ok {
+		return tp, -1
+	}
+	return tp, offset
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/regent-infra/regent/internal/stream"
 	"github.com/regent-infra/regent/statestore/memstore"
 )
 
@@ -38,7 +39,7 @@ func BenchmarkIdleLatency(b *testing.B) {
 				b.Fatal(err)
 			}
 			fs.EachRecord(func(r *kgo.Record) {
-				if _, offset := origin(r); offset == sent {
+				if rec := fromKgo(r); rec.Header(stream.HeaderOrigin) != nil && string(rec.Header(stream.HeaderOrigin)) == fmt.Sprintf("%s/0/%d", factsTopic, sent) {
 					arrived = true
 				}
 			})

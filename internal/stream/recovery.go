@@ -238,6 +238,10 @@ func (w *worker) recover(ctx context.Context) (*task, bool, error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("recover task %d: %w", w.id, err)
 	}
+	if pl.lost && end > 0 {
+		w.r.log.Warn("the group has no position although the changelog has records (offsets expire on idle groups): the state was rebuilt "+
+			"from the changelog, the inputs go on from the origins noted there", slog.Int("task", int(w.id)), slog.Int64("end", end))
+	}
 	t, err := w.build(ev, pl, end)
 	if err != nil {
 		return nil, false, &taskError{err}

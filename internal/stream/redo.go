@@ -53,22 +53,27 @@ type target struct {
 	rebuild bool
 }
 
-func (w *worker) target(name string, rebuild bool) (target, error) {
+// target clears what must not shine through: the shadow of an earlier rebuild, and, where no position vouches for the table,
+// whatever a redo that was cut off has left in it. Without that, a key would come back whose tombstone has expired meanwhile.
+func (w *worker) target(ev evidence, pl *plan, name string) (target, error) {
+	rebuild := pl.rebuild[name]
 	stored := storeName(w.r.def.Name, name)
 	g := target{store: w.r.opts.Store, table: stored, task: w.id, rebuild: rebuild, prefix: statestore.PartitionPrefix(stored, w.id)}
 	if rebuild {
 		g.prefix = statestore.ShadowPrefix(stored, w.id)
 	}
-	// What an earlier rebuild left behind is worth nothing.
-	return g, g.clearShadow()
-}
-
-func (g target) clearShadow() error {
-	shadow := statestore.ShadowPrefix(g.table, g.task)
+	shadow := statestore.ShadowPrefix(stored, w.id)
 	var b statestore.Batch
 	b.DeleteRange(shadow, statestore.PrefixEnd(shadow))
-	if err := g.store.Apply(&b); err != nil {
-		return fmt.Errorf("clear the shadow of table %q: %w", g.table, err)
+	if !rebuild && !ev.kept(name) {
+		b.DeleteRange(g.prefix, statestore.PrefixEnd(g.prefix))
+	}
+	return g, g.apply(&b)
+}
+
+func (g target) apply(b *statestore.Batch) error {
+	if err := g.store.Apply(b); err != nil {
+		return &taskError{fmt.Errorf("redo table %q: %w", g.table, err)}
 	}
 	return nil
 }
@@ -105,9 +110,11 @@ func (g target) swap(ctx context.Context) error {
 		err = it.Err()
 	}
 	if err != nil {
-		return fmt.Errorf("swap in the rebuilt table %q: %w", g.table, err)
+		return &taskError{fmt.Errorf("swap in the rebuilt table %q: %w", g.table, err)}
 	}
-	return g.clearShadow()
+	var b statestore.Batch
+	b.DeleteRange(g.prefix, statestore.PrefixEnd(g.prefix))
+	return g.apply(&b)
 }
 
 // redoChangelog applies S from the plan's offset to its end.
@@ -119,7 +126,7 @@ func (w *worker) redoChangelog(ctx context.Context, ev evidence, pl *plan, progr
 	if name == "" && !pl.lost {
 		return pl.out, nil
 	}
-	g, err := w.target(name, pl.rebuild[name])
+	g, err := w.target(ev, pl, name)
 	if err != nil {
 		return 0, err
 	}
@@ -143,13 +150,13 @@ func (w *worker) redoChangelog(ctx context.Context, ev evidence, pl *plan, progr
 				g.upsert(&b, rec)
 			}
 		}
-		if !g.rebuild && name != "" && next <= pl.out {
-			progress.Out = next
+		if !g.rebuild && name != "" {
+			progress.Out = min(next, pl.out) // never above K.out, and in every batch: no data without a position
 			b.Put(statestore.PositionKey(w.r.def.Name, w.id), progress.Encode())
 		}
 		lap(len(recs), next-pl.redoFrom)
-		if err := w.r.opts.Store.Apply(&b); err != nil {
-			return &taskError{err}
+		if err := g.apply(&b); err != nil {
+			return err
 		}
 		w.r.opts.reach(PointRedo)
 		return nil
@@ -166,7 +173,7 @@ func (w *worker) redoChangelog(ctx context.Context, ev evidence, pl *plan, progr
 
 // redoInputs applies the inputs of one table up to where the group stands.
 func (w *worker) redoInputs(ctx context.Context, ev evidence, pl *plan, name string) error {
-	g, err := w.target(name, pl.rebuild[name])
+	g, err := w.target(ev, pl, name)
 	if err != nil {
 		return err
 	}
@@ -182,10 +189,7 @@ func (w *worker) redoInputs(ctx context.Context, ev evidence, pl *plan, name str
 				g.upsert(&b, &recs[i])
 			}
 			lap(len(recs), next-pl.tableFrom[tp])
-			if err := w.r.opts.Store.Apply(&b); err != nil {
-				return &taskError{err}
-			}
-			return nil
+			return g.apply(&b)
 		})
 		if err != nil {
 			return fmt.Errorf("redo table %q from input %s/%d: %w", name, tp.Topic, tp.Partition, err)

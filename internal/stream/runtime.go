@@ -30,6 +30,7 @@ type Runtime struct {
 	cache       *cache
 	generations map[int32]int64
 	txn         *transaction
+	rewound     bool // in this step, partitions were set back to their committed positions
 	recoveries  recoveries
 	slots       chan struct{} // bounds the recoveries at work
 	pace        pace
@@ -107,16 +108,25 @@ func (e *taskError) Unwrap() error { return e.error }
 // runSession lives through one session with the brokers: connect, check, join, cycle.
 func (r *Runtime) runSession(ctx context.Context) (err error) {
 	r.setState(StateConnecting, nil)
-	s, err := r.opts.Log.Connect(ctx, SessionSpec{Group: r.opts.Group, Inputs: r.def.inputTopics(), Single: r.def.SingleTask})
-	if err != nil {
-		return err
-	}
-	r.session = s
 	ctx, stop := context.WithCancel(ctx)
 	defer func() {
 		stop()
 		err = errors.Join(err, r.endSession(context.WithoutCancel(ctx)))
 	}()
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
+	r.setState(StateRunning, nil)
+	return r.cycle(ctx)
+}
+
+// begin connects, checks that topics and store fit the definition, and joins the group.
+func (r *Runtime) begin(ctx context.Context) error {
+	s, err := r.opts.Log.Connect(ctx, SessionSpec{Group: r.opts.Group, Inputs: r.def.inputTopics(), Single: r.def.SingleTask})
+	if err != nil {
+		return err
+	}
+	r.session = s
 	if r.topics, err = s.Topics(ctx, r.def.topics()); err != nil {
 		return err
 	}
@@ -126,17 +136,16 @@ func (r *Runtime) runSession(ctx context.Context) (err error) {
 	if err := statestore.Bind(r.opts.Store, s.ClusterID()); err != nil {
 		return &taskError{err}
 	}
-	if err := s.Join(ctx); err != nil {
-		return err
-	}
-	r.setState(StateRunning, nil)
-	return r.cycle(ctx)
+	return s.Join(ctx)
 }
 
 // endSession brings everything to rest: recoveries end, committed state is flushed, tasks and caches go, the group is left.
 func (r *Runtime) endSession(ctx context.Context) error {
 	r.recoveries.stop()
 	flushed := r.flushAll()
+	if r.session == nil {
+		return flushed
+	}
 	var ids []int32
 	for id := range r.tasks {
 		ids = append(ids, id)
