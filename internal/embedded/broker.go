@@ -88,7 +88,7 @@ func startBroker(cfg Config, dir *directory) (_ *broker, err error) {
 		return nil, fmt.Errorf("start broker in %s: %w", dir.file(brokerName), diskError(err))
 	}
 	b.gate = &gate{
-		cluster: b.cluster, stage: stage, intents: b.intents, clock: cfg.Clock, log: cfg.Logger, fail: b.fail, crash: cfg.crash,
+		cluster: b.cluster, stage: stage, intents: b.intents, clock: cfg.Clock, log: cfg.Logger, fail: b.failWrite, crash: cfg.crash,
 		appendTime: make(map[string]bool), calls: make(map[kmsg.Key]int),
 	}
 	b.gate.install()
@@ -152,12 +152,17 @@ func (b *broker) compact(path string) error {
 	return nil
 }
 
+// failWrite stops the broker because it could not write.
+func (b *broker) failWrite(err error) {
+	b.fail(fmt.Errorf("write to data directory %s: %w; the broker has stopped, and recovers what it acknowledged when it is started again", b.dir.path, diskError(err)))
+}
+
 // fail stops the broker for good: what a client has not been told yet, it will not be told, because it may not be on
 // disk. The next start recovers.
 func (b *broker) fail(err error) {
 	b.failOnce.Do(func() {
 		b.poisoned.Store(true)
-		b.failure = fmt.Errorf("write to data directory %s: %w; the broker has stopped, and recovers what it acknowledged when it is started again", b.dir.path, diskError(err))
+		b.failure = err
 		close(b.failed)
 		// Not in this goroutine: it may be the one that the connections wait for.
 		go b.listener.closeConns()
@@ -195,7 +200,7 @@ func (l *brokerLog) Logf(level kfake.LogLevel, format string, args ...any) {
 	if level <= kfake.LogLevelWarn {
 		for _, begin := range writeFailures {
 			if strings.HasPrefix(format, begin) {
-				l.b.fail(writeFailure(format, args))
+				l.b.failWrite(writeFailure(format, args))
 				return
 			}
 		}

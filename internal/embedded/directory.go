@@ -105,7 +105,7 @@ func (d *directory) checkSpace(least int64) error {
 	if err := syscall.Statfs(d.path, &st); err != nil {
 		return fmt.Errorf("ask for the free space of %s: %w", d.path, err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < least {
+	if free := int64(st.Bavail * uint64(st.Bsize)); free < least {
 		return fmt.Errorf("open data directory %s: %w: %d MiB free, at least %d MiB expected; free some space, or lower the limit",
 			d.path, ErrDiskFull, free>>20, least>>20)
 	}

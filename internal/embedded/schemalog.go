@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -17,9 +18,14 @@ const schemasTopic = "_schemas"
 // schemaLog is the registry's log: one compacted partition in the broker beside it.
 type schemaLog struct{ client *kgo.Client }
 
-func openSchemaLog(ctx context.Context, cfg Config, brokers []string) (*schemaLog, error) {
+// openSchemaLog connects to the broker at the address that it listens on, whatever address it tells its clients.
+func openSchemaLog(ctx context.Context, cfg Config, broker net.Addr) (*schemaLog, error) {
+	var dialer net.Dialer
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(brokers...),
+		kgo.SeedBrokers(broker.String()),
+		kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, broker.Network(), broker.String())
+		}),
 		kgo.ClientID("regent-schema-registry"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),

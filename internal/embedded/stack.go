@@ -50,7 +50,7 @@ func Open(ctx context.Context, cfg Config) (_ *Stack, err error) {
 	if s.broker, err = startBroker(cfg, s.dir); err != nil {
 		return nil, err
 	}
-	if s.log, err = openSchemaLog(ctx, cfg, s.Brokers()); err != nil {
+	if s.log, err = openSchemaLog(ctx, cfg, s.broker.listener.Listener.Addr()); err != nil {
 		return nil, err
 	}
 	reg, err := registry.New(registry.Config{Log: s.log, Compatible: cfg.Compatible, MaxBytes: cfg.MaxSchemaBytes, Logger: cfg.Logger})

@@ -89,6 +89,7 @@ func TestCompactionKeepsWhatItMust(t *testing.T) {
 		}
 		w.recover(rt) // ends what is open
 		before, end := w.read()
+		times := w.times
 
 		for range rapid.IntRange(1, 3).Draw(rt, "compactions") {
 			if rapid.Bool().Draw(rt, "interrupted") {
@@ -122,7 +123,7 @@ func TestCompactionKeepsWhatItMust(t *testing.T) {
 		// The first record that was too young at the last compaction bounds the window.
 		window := end
 		for _, s := range before {
-			if w.timeOf(s.offset) > now-lag {
+			if times[s.offset] > now-lag {
 				window = s.offset
 				break
 			}
@@ -149,29 +150,6 @@ func memoryDir(t *testing.T) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
-}
-
-// timeOf returns the time of the batch that holds, or held, an offset.
-func (w *logWriter) timeOf(offset int64) int64 {
-	latest := int64(0)
-	bases, err := listSegments(w.pd.dir)
-	must(err)
-	for _, base := range bases {
-		raw, err := os.ReadFile(segmentPath(w.pd.dir, base))
-		must(err)
-		for pos := 0; pos < len(raw); {
-			b, ok := nextBatch(raw[pos:])
-			if !ok {
-				panic("unreadable")
-			}
-			if b.baseOffset() > offset {
-				return latest
-			}
-			latest = b.firstTime()
-			pos += len(b)
-		}
-	}
-	return latest
 }
 
 func TestCompactionShrinksAndMerges(t *testing.T) {

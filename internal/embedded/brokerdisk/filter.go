@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -120,13 +121,20 @@ func appendRebuilt(out []byte, b rawBatch, records []byte, count int, newest int
 	return out, nil
 }
 
+// compressors are, by the codec's number in the attributes, safe for concurrent use and pool what they need.
+var compressors = map[int16]func() (kgo.Compressor, error){
+	1: sync.OnceValues(func() (kgo.Compressor, error) { return kgo.DefaultCompressor(kgo.GzipCompression()) }),
+	2: sync.OnceValues(func() (kgo.Compressor, error) { return kgo.DefaultCompressor(kgo.SnappyCompression()) }),
+	3: sync.OnceValues(func() (kgo.Compressor, error) { return kgo.DefaultCompressor(kgo.Lz4Compression()) }),
+	4: sync.OnceValues(func() (kgo.Compressor, error) { return kgo.DefaultCompressor(kgo.ZstdCompression()) }),
+}
+
 func compress(plain []byte, codec int16) ([]byte, int16, error) {
-	codecs := map[int16]kgo.CompressionCodec{1: kgo.GzipCompression(), 2: kgo.SnappyCompression(), 3: kgo.Lz4Compression(), 4: kgo.ZstdCompression()}
-	use, ok := codecs[codec]
+	compressor, ok := compressors[codec]
 	if !ok {
 		return plain, 0, nil
 	}
-	c, err := kgo.DefaultCompressor(use)
+	c, err := compressor()
 	if err != nil {
 		return nil, 0, err
 	}

@@ -19,7 +19,8 @@ type logWriter struct {
 	dir     string
 	topic   Topic
 	pd      partition
-	segment int64 // bytes at which a segment is closed
+	segment int64           // bytes at which a segment is closed
+	times   map[int64]int64 // time of the batch of each record that was read, by offset
 }
 
 func newLog(dir string, configs map[string]string) *logWriter {
@@ -104,6 +105,7 @@ func (w *logWriter) read() (all []seen, next int64) {
 	type held struct{ records []seen }
 	open := make(map[int64]*held)
 	byOffset := make(map[int64]seen)
+	w.times = make(map[int64]int64)
 	for _, base := range bases {
 		raw, err := os.ReadFile(segmentPath(w.pd.dir, base))
 		must(err)
@@ -128,6 +130,7 @@ func (w *logWriter) read() (all []seen, next int64) {
 			}
 			_, err := eachRecord(b, func(r record) {
 				s := seen{r.offset, string(r.key), string(r.value)}
+				w.times[r.offset] = b.firstTime()
 				if r.value == nil {
 					s.value = "-"
 				}
