@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 
 	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/embedded"
@@ -33,7 +34,7 @@ func (p *plane) embeddedStack() lifecycle.Service {
 			return nil, err
 		}
 		p.brokers, p.registryURL = stack.Brokers(), stack.RegistryURL()
-		p.logger.Info("embedded broker and registry are up", "brokers", p.brokers, "registry", p.registryURL)
+		p.logger.Info("embedded broker and registry are up", "brokers", strings.Join(p.brokers, ","), "registry", p.registryURL)
 		return stack.Failed(), nil
 	}, func(ctx context.Context) error { return errors.Join(stack.Err(), stack.Close(ctx)) })
 }

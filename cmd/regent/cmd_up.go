@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -131,7 +132,7 @@ func (a *app) runPlane(ctx context.Context, c *config.Loaded, embeddedStack bool
 	if err != nil {
 		return err
 	}
-	logger.Info("starting", "version", p.build.Version, "roles", roles, "data_dir", c.Data.Dir, "instance", p.instance)
+	logger.Info("starting", "version", p.build.Version, "roles", strings.Join(roles, ","), "data_dir", c.Data.Dir, "instance", p.instance)
 	err = lifecycle.New(lifecycle.Config{Start: c.Lifecycle.StartTimeout, Drain: c.Lifecycle.DrainTimeout}, logger, a.clock, services...).Run(ctx)
 	if err != nil {
 		return planeError(c, err)
