@@ -78,8 +78,8 @@ func (s *stack) waitControlPlane(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, actTimeout)
 	defer cancel()
 	return poll(ctx, clock.System{}, "the control plane", func() error {
-		if !s.control.running() {
-			return fmt.Errorf("it has ended; see %s", s.control.log)
+		if !s.control.Running() {
+			return fmt.Errorf("it has ended; see %s", s.control.Log)
 		}
 		return s.get(ctx, "/health/ready", &struct{}{})
 	})
@@ -218,9 +218,9 @@ func (s *stack) rebuild(ctx context.Context) (string, error) {
 
 // metricTargets are the processes whose memory and goroutines a soak watches.
 func (s *stack) metricTargets() []metricTarget {
-	targets := []metricTarget{{name: "control plane", url: s.url() + "/metrics", pid: s.control.pid()}}
+	targets := []metricTarget{{name: "control plane", url: s.url() + "/metrics", pid: s.control.PID()}}
 	for i, n := range s.nodes {
-		targets = append(targets, metricTarget{name: n.agent.name, url: "http://" + s.agentAPI[i] + "/metrics", pid: n.agent.pid()})
+		targets = append(targets, metricTarget{name: n.agent.Name, url: "http://" + s.agentAPI[i] + "/metrics", pid: n.agent.PID()})
 	}
 	return targets
 }
@@ -260,7 +260,7 @@ func (p *play) watchTopology(ctx context.Context) {
 		control := "running"
 		if err != nil {
 			control = "killed"
-			if p.stack.control.running() {
+			if p.stack.control.Running() {
 				control = "recovering"
 			}
 		}
@@ -282,7 +282,7 @@ func (p *play) members(c clusterView) []member {
 	list := make([]member, 0, len(p.stack.nodes))
 	for _, n := range p.stack.nodes {
 		m := member{name: n.name, role: "?", health: "UNKNOWN", liveness: "UNKNOWN", agent: "killed"}
-		if n.agent.running() {
+		if n.agent.Running() {
 			m.agent = "running"
 		}
 		if c.State != nil {

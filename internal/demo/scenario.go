@@ -116,7 +116,7 @@ func (p *play) postgresCrash(ctx context.Context, _ int) (result, error) {
 func (p *play) nodeLoss(ctx context.Context, _ int) (result, error) {
 	return p.failover(ctx, "node loss", nodeLossLimit, node.killNode, func(n node) error {
 		p.audience.say("%s comes back: its agent is started again", n.name)
-		return n.agent.start(p.stack.spawner, p.stack.executable)
+		return n.agent.Start(p.stack.spawner)
 	})
 }
 
@@ -187,10 +187,10 @@ func (p *play) controlPlaneLoss(ctx context.Context, _ int) (result, error) {
 		return result{}, err
 	}
 	at := p.clock.Now()
-	if err := p.stack.control.signal(syscall.SIGKILL); err != nil {
+	if err := p.stack.control.Signal(syscall.SIGKILL); err != nil {
 		return result{}, err
 	}
-	if err := p.stack.control.wait(act); err != nil {
+	if err := p.stack.control.Wait(act); err != nil {
 		return result{}, err
 	}
 	if err := clock.Wait(act, p.clock, undisturbedWrites); err != nil {
@@ -200,7 +200,7 @@ func (p *play) controlPlaneLoss(ctx context.Context, _ int) (result, error) {
 		return result{}, fmt.Errorf("writes stopped while the control plane was dead: %w", err)
 	}
 	restarted := p.clock.Now()
-	if err := p.stack.control.start(p.stack.spawner, p.stack.executable); err != nil {
+	if err := p.stack.control.Start(p.stack.spawner); err != nil {
 		return result{}, err
 	}
 	if err := p.stack.waitControlPlane(act); err != nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/regent-infra/regent/internal/childprocess"
 )
 
 // clusterName is the cluster of the demo: postgres/demo.
@@ -21,15 +23,15 @@ type node struct {
 	name    string
 	port    int
 	dataDir string
-	agent   *process
+	agent   *childprocess.Process
 }
 
 // stack is everything that the demo starts: the control plane, the agents, the secrets.
 type stack struct {
 	dir        string
 	executable string
-	spawner    *spawner
-	control    *process
+	spawner    *childprocess.Spawner
+	control    *childprocess.Process
 	nodes      []node
 	password   string
 	// addresses of the control plane
@@ -46,15 +48,15 @@ func newStack(dir, executable string, nodes int, logLevel string) (*stack, error
 	}
 	address := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
 	s := &stack{
-		dir: dir, executable: executable, spawner: newSpawner(),
+		dir: dir, executable: executable, spawner: childprocess.NewSpawner(),
 		broker: address(0), registry: address(1), api: address(2),
 	}
 	if s.password, err = s.makeSecret(); err != nil {
 		return nil, err
 	}
-	s.control = &process{
-		name: "regent up", log: filepath.Join(dir, "control-plane.log"),
-		args: []string{
+	s.control = &childprocess.Process{
+		Name: "regent up", Executable: executable, Log: filepath.Join(dir, "control-plane.log"),
+		Args: []string{
 			"up", "--data-dir", filepath.Join(dir, "control-plane"), "--broker-listen", s.broker, "--registry-listen", s.registry,
 			"--http-listen", s.api, "--log-level", logLevel,
 		},
@@ -96,23 +98,23 @@ func (s *stack) layoutNode(name string, port int, api, logLevel string) (node, e
 	if err := os.WriteFile(config, raw, 0o600); err != nil {
 		return node{}, fmt.Errorf("write the configuration of %s: %w", name, err)
 	}
-	n.agent = &process{
-		name: "agent " + name, log: filepath.Join(s.dir, name+".log"),
-		args: []string{"agent", "--config", config, "--log-level", logLevel},
+	n.agent = &childprocess.Process{
+		Name: "agent " + name, Executable: s.executable, Log: filepath.Join(s.dir, name+".log"),
+		Args: []string{"agent", "--config", config, "--log-level", logLevel},
 	}
 	return n, nil
 }
 
 // startAll starts the control plane and every agent.
 func (s *stack) startAll(ctx context.Context) error {
-	if err := s.control.start(s.spawner, s.executable); err != nil {
+	if err := s.control.Start(s.spawner); err != nil {
 		return err
 	}
 	if err := s.waitControlPlane(ctx); err != nil {
 		return err
 	}
 	for _, n := range s.nodes {
-		if err := n.agent.start(s.spawner, s.executable); err != nil {
+		if err := n.agent.Start(s.spawner); err != nil {
 			return err
 		}
 	}
@@ -123,13 +125,13 @@ func (s *stack) startAll(ctx context.Context) error {
 func (s *stack) stopAll(ctx context.Context) error {
 	var errs []error
 	for _, n := range s.nodes {
-		errs = append(errs, n.agent.signal(syscall.SIGTERM))
+		errs = append(errs, n.agent.Signal(syscall.SIGTERM))
 	}
 	for _, n := range s.nodes {
-		errs = append(errs, n.agent.wait(ctx))
+		errs = append(errs, n.agent.Wait(ctx))
 	}
-	errs = append(errs, s.control.signal(syscall.SIGTERM), s.control.wait(ctx))
-	s.spawner.close()
+	errs = append(errs, s.control.Signal(syscall.SIGTERM), s.control.Wait(ctx))
+	s.spawner.Close()
 	return errors.Join(errs...)
 }
 
@@ -161,5 +163,5 @@ func (n node) killNode() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(n.agent.signal(syscall.SIGKILL), syscall.Kill(pid, syscall.SIGKILL))
+	return errors.Join(n.agent.Signal(syscall.SIGKILL), syscall.Kill(pid, syscall.SIGKILL))
 }
