@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -36,7 +37,9 @@ func (b *broker) feed(t testing.TB) *feeder {
 	wg.Add(1)
 	go func() {
 		defer wg.Done()
-		for seq := uint64(1); ctx.Err() == nil && seq <= 40_000; seq++ {
+		pace := time.NewTicker(2 * time.Millisecond) // about 3,500 a second
+		defer pace.Stop()
+		for seq := uint64(1); ctx.Err() == nil; seq++ {
 			text := fmt.Sprint("text ", seq)
 			switch {
 			case seq%97 == 0:
@@ -60,6 +63,7 @@ func (b *broker) feed(t testing.TB) *feeder {
 				return
 			}
 			f.sent[r.Partition].Store(r.Offset + 1)
+			<-pace.C
 		}
 	}()
 	f.stop = func() {
@@ -262,9 +266,9 @@ func TestSeeded(t *testing.T) {
 		point    stream.Point
 		count    int64
 	}{
-		{stream.SabotageSkipRedo, stream.PointCommitted, 12},
-		{stream.SabotageIgnorePosition, stream.PointCommitted, 12},
-		{stream.SabotageFlushAhead, stream.PointProduced, 12},
+		{stream.SabotageSkipRedo, stream.PointCommitted, 60},
+		{stream.SabotageIgnorePosition, stream.PointCommitted, 60},
+		{stream.SabotageFlushAhead, stream.PointProduced, 60},
 	} {
 		t.Run(string(c.sabotage), func(t *testing.T) {
 			b := startBroker(t, crashPartitions)
