@@ -99,6 +99,15 @@ func (p *plane) api(listener net.Listener) []lifecycle.Service {
 	}
 }
 
+// probe answers health, metrics and digests, in a process that does not serve the API.
+func (p *plane) probe(listener net.Listener) lifecycle.Service {
+	return lifecycle.Service{Name: "probe", Run: func(ctx context.Context, ready func()) error {
+		server := httpapi.NewProbe(listener, httpapi.Config{Info: p.info(), Processors: p.runtimes, Metrics: p.metrics, Logger: p.logger, Clock: p.clock})
+		p.logger.Info("the probe is up", "url", server.URL())
+		return server.Run(ctx, ready)
+	}}
+}
+
 // openView reads the followed topics from their start.
 func (p *plane) openView(ctx context.Context) (topicview.Source, map[record.TopicPartition]int64, error) {
 	names := p.followed()

@@ -22,6 +22,7 @@ const (
 	roleOrchestrator = "orchestrator"
 	roleFleet        = "fleet"
 	roleAPI          = "api"
+	roleRegistry     = "registry"
 )
 
 // allRoles is what regent up runs.

@@ -68,10 +68,15 @@ Several processes with the same role share its work; each needs a data directory
   reducer        folds observations into consolidated state
   orchestrator   decides and issues orders
   fleet          rolls the state up over the fleet
-  api            serves the HTTP API`,
+  api            serves the HTTP API
+  registry       serves a schema registry that keeps its content in the topic _schemas, for installations that have none; it runs alone,
+                 and one per Kafka cluster: the one that was started last writes, any other ends
+
+Where --http-listen is given, roles other than api answer there too: health, metrics and digests.`,
 		Example: `  regent server --brokers kafka-1:9092,kafka-2:9092 --registry http://registry:8081
   regent server --roles reducer,fleet --data-dir /var/lib/regent/reducer
-  regent server --roles orchestrator --data-dir /var/lib/regent/orchestrator`,
+  regent server --roles orchestrator --data-dir /var/lib/regent/orchestrator
+  regent server --roles registry --brokers kafka-1:9092 --registry-listen 0.0.0.0:8081`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.load(cmd)
 			if err != nil {
@@ -81,14 +86,21 @@ Several processes with the same role share its work; each needs a data directory
 			if len(c.Brokers) == 0 {
 				missing = append(missing, errors.New("--brokers is empty, expected the addresses of a Kafka cluster (regent up runs an embedded one)"))
 			}
-			if c.Registry == "" {
+			alone := slices.Contains(c.Process.Roles, roleRegistry)
+			if c.Registry == "" && !alone {
 				missing = append(missing, errors.New("--registry is empty, expected the URL of a schema registry"))
 			}
 			if len(c.Process.Roles) == 0 {
-				missing = append(missing, errors.New("--roles is empty, expected some of reducer, orchestrator, fleet, api"))
+				missing = append(missing, errors.New("--roles is empty, expected some of reducer, orchestrator, fleet, api, registry"))
+			}
+			if alone && len(c.Process.Roles) > 1 {
+				missing = append(missing, errors.New("the role registry runs in a process of its own, expected it alone: the others start only when regent topics apply has registered the schemas with it"))
 			}
 			if err := errors.Join(missing...); err != nil {
 				return usagef("run roles: %w", err)
+			}
+			if alone {
+				return a.runRegistry(cmd.Context(), c)
 			}
 			return a.runPlane(cmd.Context(), c, false, c.Process.Roles)
 		},
@@ -98,6 +110,8 @@ Several processes with the same role share its work; each needs a data directory
 	config.BindFlag(f, "brokers", "brokers")
 	config.BindFlag(f, "registry", "registry")
 	config.BindFlag(f, "instance", "process.instance")
+	config.BindFlag(f, "registry-listen", "listen.registry")
+	config.BindFlag(f, "replication-factor", "topics.replication_factor")
 	addPlaneFlags(cmd)
 	return cmd
 }
@@ -108,7 +122,7 @@ func (a *app) runPlane(ctx context.Context, c *config.Loaded, embeddedStack bool
 	if err != nil {
 		return err
 	}
-	defer closer.Close()
+	defer func() { _ = closer.Close() }() // nothing is left to be lost
 	set, err := topicSet(c)
 	if err != nil {
 		return err
@@ -122,11 +136,11 @@ func (a *app) runPlane(ctx context.Context, c *config.Loaded, embeddedStack bool
 		return err
 	}
 	var listener net.Listener
-	if slices.Contains(roles, roleAPI) {
+	if slices.Contains(roles, roleAPI) || c.Set("listen.http") {
 		if listener, err = httpapi.Listen(c.Listen.HTTP); err != nil {
 			return err
 		}
-		defer listener.Close()
+		defer func() { _ = listener.Close() }() // nothing is left to be lost
 	}
 	services, err := p.services(listener)
 	if err != nil {
@@ -153,8 +167,11 @@ func (p *plane) services(listener net.Listener) ([]lifecycle.Service, error) {
 		services = append(services, p.stateStore())
 		services = append(services, p.processors()...)
 	}
-	if listener != nil {
+	switch {
+	case slices.Contains(p.roles, roleAPI):
 		services = append(services, p.api(listener)...)
+	case listener != nil:
+		services = append(services, p.probe(listener))
 	}
 	return services, nil
 }

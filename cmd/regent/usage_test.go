@@ -22,7 +22,7 @@ func TestBadInput(t *testing.T) {
 		}
 		return path
 	}
-	config := file("bad.yaml", "log: {levle: debug}\nlisten: {http: 7}\nbrokers: 5\n")
+	config := file("bad.yaml", "log: {levil: debug}\nlisten: {http: 7}\nbrokers: 5\n")
 	command := file("command.yaml", "type: SwitchoverCluster\ncluster: postgres/orders\npayload:\n  candidat: pg-2\n  meta: {dry_run: perhaps, expires_at: soon}\nextra: 1\n")
 	for name, c := range map[string]struct {
 		args  []string
@@ -35,7 +35,7 @@ func TestBadInput(t *testing.T) {
 		"unknown flag":           {[]string{"status", "--wach"}, "", exitUsage, []string{"unknown flag: --wach", "regent status --help"}},
 		"too many arguments":     {[]string{"status", "now"}, "", exitUsage, []string{"regent status: "}},
 		"unknown output":         {[]string{"status", "-o", "xml", "--server", server}, "", exitUsage, []string{"-o xml: unknown output format, expected one of table, wide, json, yaml"}},
-		"faults of a file":       {[]string{"config", "check", "--config", config}, "", exitUsage, []string{"3 faults", "line 1: unknown key log.levle; did you mean log.level?", "line 2: listen.http: ", "line 3: brokers: found the number 5, expected a list"}},
+		"faults of a file":       {[]string{"config", "check", "--config", config}, "", exitUsage, []string{"3 faults", "line 1: unknown key log.levil; did you mean log.level?", "line 2: listen.http: ", "line 3: brokers: found the number 5, expected a list"}},
 		"faults of a flag":       {[]string{"up", "--http-listen", "nowhere"}, "", exitUsage, []string{`flag --http-listen: listen.http: "nowhere", expected host:port`}},
 		"a file that is missing": {[]string{"status", "--config", filepath.Join(dir, "none")}, "", exitUsage, []string{"name a YAML file that this user may read"}},
 		"no server":              {[]string{"status", "--server", "http://127.0.0.1:1"}, "", exitUnreachable, []string{"ask the server at http://127.0.0.1:1: no answer", "regent up"}},
@@ -65,7 +65,7 @@ func TestBadInput(t *testing.T) {
 		"a command of garbage":  {[]string{"command", "-f", "-"}, "{[", exitUsage, []string{"read standard input"}},
 		"a file and more":       {[]string{"command", "CheckHealth", "postgres/a", "-f", "x"}, "", exitUsage, []string{"a file holds the whole command"}},
 		"roles without brokers": {[]string{"server"}, "", exitUsage, []string{"--brokers is empty", "--registry is empty"}},
-		"an unknown role":       {[]string{"server", "--roles", "reducer,king"}, "", exitUsage, []string{`"king", expected one of reducer, orchestrator, fleet, api`}},
+		"an unknown role":       {[]string{"server", "--roles", "reducer,king"}, "", exitUsage, []string{`"king", expected one of reducer, orchestrator, fleet, api, registry`}},
 		"an agent of nothing":   {[]string{"agent"}, "", exitUsage, []string{"agent.cluster is not set (--cluster)", "agent.node is not set (--node)", "postgres.password_file is not set"}},
 		"an unknown table":      {[]string{"workflows", "show", "dance"}, "", exitUsage, []string{"there is no such decision table, expected one of", "failover"}},
 		"an unknown shell":      {[]string{"completion", "tcsh"}, "", exitUsage, []string{`invalid argument "tcsh"`}},
@@ -98,7 +98,7 @@ func TestPortTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	defer func() { _ = taken.Close() }() // nothing is left to be lost
 	for _, flag := range []string{"--http-listen", "--broker-listen", "--registry-listen"} {
 		args := []string{"up", "--data-dir", filepath.Join(t.TempDir(), "data"), "--log-level", "error"}
 		for _, other := range []string{"--http-listen", "--broker-listen", "--registry-listen"} {

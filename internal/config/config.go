@@ -81,7 +81,7 @@ type SASL struct {
 
 // RegistryAuth is the authentication towards the schema registry.
 type RegistryAuth struct {
-	User         string       `koanf:"user" doc:"user towards the schema registry; empty for none"`
+	User         string       `koanf:"user" doc:"user towards the schema registry, which the role registry asks for; empty for none"`
 	Password     secret.Value `koanf:"password" doc:"password of that user; prefer password_file"`
 	PasswordFile string       `koanf:"password_file" doc:"file with that password"`
 }
@@ -104,7 +104,7 @@ type Listen struct {
 	HTTP            string `koanf:"http" doc:"address of the HTTP API; port 0 lets the system choose" check:"hostport"`
 	Broker          string `koanf:"broker" doc:"address of the embedded broker (Kafka protocol); port 0 lets the system choose" check:"hostport"`
 	BrokerAdvertise string `koanf:"broker_advertise" doc:"address that clients of the embedded broker are told; needed when it listens on a wildcard" check:"hostport"`
-	Registry        string `koanf:"registry" doc:"address of the embedded schema registry; port 0 lets the system choose" check:"hostport"`
+	Registry        string `koanf:"registry" doc:"address of the schema registry, embedded or of the role registry; port 0 lets the system choose" check:"hostport"`
 }
 
 // Topics says which topics there are.
@@ -123,7 +123,7 @@ type Embedded struct {
 
 // Process says how processors (reducer, orchestrator, fleet) run.
 type Process struct {
-	Roles         []string      `koanf:"roles" doc:"roles that regent server runs" check:"enums=reducer|orchestrator|fleet|api"`
+	Roles         []string      `koanf:"roles" doc:"roles that regent server runs" check:"enums=reducer|orchestrator|fleet|api|registry"`
 	Instance      string        `koanf:"instance" doc:"name of this instance, unique among its like; empty: made once and kept in the data directory"`
 	FlushInterval time.Duration `koanf:"flush_interval" doc:"time between two write-backs of state to disk" check:"range=100ms..10m"`
 	CacheSize     Size          `koanf:"cache_size" doc:"memory for state that was read or written lately" unit:"bytes" check:"range=1048576..1099511627776"`

@@ -109,13 +109,19 @@ func New(listener net.Listener, config Config) *Server {
 	return s
 }
 
-// NewProbe makes a server that answers only /metrics, /health/live and /health/ready: for a process that serves no state, such as an agent.
+// NewProbe makes a server that answers only /v1/info, /metrics, /health/live and /health/ready, and /v1/digests where processors run: for a process
+// that serves no state, such as an agent or a reducer.
 func NewProbe(listener net.Listener, config Config) *Server {
 	s := &Server{config: config, listener: listener}
 	mux := http.NewServeMux()
 	live := s.answer(func(*http.Request) (any, error) { return map[string]string{"status": "live"}, nil })
+	ready := live
+	if config.Processors != nil {
+		ready = s.answer(s.ready)
+		mux.Handle("GET /v1/digests", s.answer(s.digests))
+	}
 	mux.Handle("GET /health/live", live)
-	mux.Handle("GET /health/ready", live)
+	mux.Handle("GET /health/ready", ready)
 	mux.Handle("GET /v1/info", s.answer(func(*http.Request) (any, error) { return s.config.Info, nil }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(config.Metrics, promhttp.HandlerOpts{Timeout: requestTimeout}))
 	mux.Handle("/", http.HandlerFunc(s.unknown))
@@ -321,7 +327,11 @@ func (s *Server) readiness() Readiness {
 	if r.Processors == nil {
 		r.Processors = []Processor{}
 	}
-	lag, err := s.config.View.Lag()
+	var lag int64
+	var err error
+	if s.config.View != nil { // a probe has none
+		lag, err = s.config.View.Lag()
+	}
 	r.ViewLag = lag
 	if err != nil {
 		r.Reasons = append(r.Reasons, fmt.Sprintf("the view of the topics does not advance: %v", err))

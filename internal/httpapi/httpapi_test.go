@@ -67,7 +67,7 @@ func do(t *testing.T, request *http.Request) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // nothing is left to be lost
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -251,7 +251,7 @@ func TestWatchStreamsASnapshotAndThenChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // nothing is left to be lost
 	lines := bufio.NewScanner(response.Body)
 	next := func() (name, data string) {
 		for lines.Scan() {
@@ -288,7 +288,7 @@ func TestAPortThatIsTakenIsSaidSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	defer func() { _ = taken.Close() }() // nothing is left to be lost
 	if _, err := httpapi.Listen(taken.Addr().String()); err == nil || !strings.Contains(err.Error(), "port taken") || !strings.Contains(err.Error(), "choose another port") {
 		t.Errorf("got %v", err)
 	}
@@ -321,6 +321,31 @@ func TestAProbeAnswersHealthAndMetricsOnly(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
+func TestAProbeOfAProcessorAnswersDigestsAndReadiness(t *testing.T) {
+	t.Parallel()
+	ln, err := httpapi.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httpapi.NewProbe(ln, httpapi.Config{
+		Info: httpapi.Info{Roles: []string{"reducer"}}, Processors: httpapitest.Running(), Metrics: telemetry.NewRegistry(telemetry.Build{}),
+		Logger: slog.New(slog.DiscardHandler), Clock: clock.System{},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, func() {}) }()
+	for path, want := range map[string]string{"/v1/digests": `"digests":[`, "/health/ready": `"processors":[{`} {
+		if status, body := get(t, s.URL()+path); status != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s, want %s", path, status, body, want)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
 func TestHandlerHasLimits(t *testing.T) {
 	t.Parallel()
 	recorder := httptest.NewRecorder()
@@ -328,7 +353,7 @@ func TestHandlerHasLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }() // nothing is left to be lost
 	s := httpapi.New(ln, httpapi.Config{View: httpapitest.Fleet(), Processors: httpapitest.Running(), Set: topics.Default(), Logger: slog.New(slog.DiscardHandler), Clock: clock.System{}})
 	s.Handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/v1/status", nil))
 	if recorder.Header().Get("X-Content-Type-Options") != "nosniff" || recorder.Header().Get("Cache-Control") != "no-store" {
