@@ -86,8 +86,6 @@ type message struct {
 	observe chan<- *schemas.PostgresNodeObserved
 	// seen, where it is set, was seen of the server right before the fact.
 	seen *view
-	// report: publish the full current value.
-	report bool
 	// done, where it is set, is closed when the message has been taken into account.
 	done chan<- struct{}
 }

@@ -1,6 +1,9 @@
 package postgres
 
 import (
+	"fmt"
+	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +35,9 @@ func TestFailoverByHand(t *testing.T) {
 	boot := one.bootstrap(1, slots("pg-2")...)
 	if boot.Role != schemas.NodeRolePrimary || boot.Term != 1 || !boot.AcceptingConnections || boot.WalEnd != nil || boot.SystemIdentifier == "" || boot.Timeline != 1 {
 		t.Fatalf("after the bootstrap: %s", describe(boot))
+	}
+	if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", one.agent.instance.PID())); err != nil || os.Geteuid() == 0 && strings.Contains(string(status), "Uid:\t0") {
+		t.Errorf("an agent that is root runs its server as root (%v):\n%s", err, status)
 	}
 	one.mustSQL("CREATE TABLE t (x int)")
 	cloned := two.cloneFrom(one, 1)

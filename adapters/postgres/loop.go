@@ -67,8 +67,6 @@ func (a *Agent) take(ctx context.Context, m message) {
 	switch {
 	case m.observe != nil:
 		m.observe <- a.compose()
-	case m.report:
-		a.report()
 	case m.order != nil:
 		a.logger.InfoContext(ctx, "order received", "order", m.order.Type, "id", m.order.ID, "term", m.order.Meta.Term, "workflow", m.order.Meta.WorkflowID)
 		a.step(ctx, guard.OrderReceived{Order: *m.order, StreamTime: m.streamTime, At: a.now()})
@@ -166,7 +164,7 @@ func (a *Agent) carryOut(ctx context.Context, action guard.Action) {
 	case guard.Look:
 		a.wg.Go(func() {
 			a.looks.all(ctx)
-			_ = a.send(ctx, message{report: true}) // when the loop is over, nobody needs it
+			a.tell(guard.Looked{Order: action.Order, At: a.now()})
 		})
 	case guard.RestartLater:
 		a.logger.WarnContext(ctx, "the standby is started again", "after", action.After.String())

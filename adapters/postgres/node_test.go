@@ -367,4 +367,3 @@ func (n *node) cloneFrom(primary *node, term int64) *schemas.PostgresNodeObserve
 	n.t.Helper()
 	return n.do(&schemas.CloneStandby{Meta: n.meta(term), Upstream: primary.member(), UpstreamTerm: term, Slot: slotOf(n.name)})
 }
-

@@ -27,8 +27,11 @@ import (
 	"github.com/regent-infra/regent/schemas"
 )
 
-// envAgent makes the test binary an agent: its value is the configuration.
-const envAgent = "REGENT_TEST_AGENT"
+// envAgent makes the test binary an agent: its value is the configuration without the registry.
+const (
+	envAgent    = "REGENT_TEST_AGENT"
+	envRegistry = "REGENT_TEST_REGISTRY"
+)
 
 // agentProcess is the main function of an agent that is a process of its own.
 func agentProcess() int {
@@ -37,6 +40,7 @@ func agentProcess() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
+	config.Registry = avrocodec.ClientConfig{URLs: []string{os.Getenv(envRegistry)}}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if err := Run(ctx, config, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))); err != nil {
@@ -153,7 +157,6 @@ func startProcess(t testing.TB, b *broker, log *memoryLog, name string) *process
 	t.Helper()
 	config := testConfig(t, name)
 	config.Kafka = kafka.Config{Brokers: b.config.Brokers}
-	config.Registry = avrocodec.ClientConfig{URLs: []string{b.stack.RegistryURL()}}
 	logs := &bytes.Buffer{}
 	p := &process{node: &node{t: t, name: name, config: config, log: log, logs: logs}, broker: b, stderr: &lockedBuffer{b: logs}}
 	p.spawn()
@@ -168,12 +171,12 @@ func startProcess(t testing.TB, b *broker, log *memoryLog, name string) *process
 
 func (p *process) spawn() {
 	p.t.Helper()
-	text, err := json.Marshal(p.config)
+	text, err := json.Marshal(p.config) //nolint:staticcheck // the registry's part, which has functions in it, is empty
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append(os.Environ(), envAgent+"="+string(text))
+	p.cmd.Env = append(os.Environ(), envAgent+"="+string(text), envRegistry+"="+p.broker.stack.RegistryURL())
 	p.cmd.Stderr = p.stderr
 	// It must not outlive the test, not even one that is killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -380,4 +383,3 @@ func TestOrphansOfAKilledAgentAreEndedAtBoot(t *testing.T) {
 		return o.Postmaster == schemas.PostmasterStatusStopped && o.RenouncedTerm == 1
 	})
 }
-

@@ -53,6 +53,7 @@ func newKafkaStream(config kafka.Config, cluster event.ClusterID) (*kafkaStream,
 	return &kafkaStream{config: config, cluster: cluster, producer: producer}, nil
 }
 
+// Open implements [Stream].
 func (s *kafkaStream) Open(ctx context.Context) (int32, OrderReader, error) {
 	admin, err := kafka.NewAdmin(s.config)
 	if err != nil {
@@ -76,10 +77,12 @@ func (s *kafkaStream) Open(ctx context.Context) (int32, OrderReader, error) {
 	return partition, reader, nil
 }
 
+// ProduceAsync implements [Stream].
 func (s *kafkaStream) ProduceAsync(rec record.Record, done func(record.Record, error)) {
 	s.producer.ProduceAsync(rec, done)
 }
 
+// Flush implements [Stream].
 func (s *kafkaStream) Flush(ctx context.Context) error { return s.producer.Flush(ctx) }
 
 func (s *kafkaStream) close() { s.producer.Close() }
@@ -139,7 +142,7 @@ func (o *orders) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		partition, reader, err := o.stream.Open(ctx)
 		if err != nil {
-			o.pause(ctx, &wait, "the orders topic cannot be opened; the server goes on serving", err)
+			o.pause(ctx, &wait, "open", err)
 			continue
 		}
 		wait = retryMin
@@ -155,7 +158,7 @@ func (o *orders) read(ctx context.Context, reader OrderReader) {
 	for ctx.Err() == nil {
 		records, err := reader.Poll(ctx)
 		if err != nil {
-			o.pause(ctx, &wait, "orders cannot be read; the server goes on serving", err)
+			o.pause(ctx, &wait, "read", err)
 			continue
 		}
 		wait = retryMin
@@ -165,11 +168,11 @@ func (o *orders) read(ctx context.Context, reader OrderReader) {
 	}
 }
 
-func (o *orders) pause(ctx context.Context, wait *time.Duration, message string, err error) {
+func (o *orders) pause(ctx context.Context, wait *time.Duration, operation string, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	o.logger.WarnContext(ctx, message, "error", err, "retry_in", wait.String())
+	o.logger.WarnContext(ctx, "orders cannot be read now; the server goes on serving", "operation", operation, "error", err, "retry_in", wait.String())
 	_ = clock.Wait(ctx, o.clock, *wait) // ctx is looked at by the caller
 	*wait = min(2**wait, retryMax)
 }
@@ -191,7 +194,7 @@ func (o *orders) one(ctx context.Context, rec *record.Record) {
 			o.bury(ctx, rec, broken)
 			return
 		default:
-			o.pause(ctx, &wait, "an order cannot be decoded now", err)
+			o.pause(ctx, &wait, "decode", err)
 		}
 	}
 }

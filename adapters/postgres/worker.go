@@ -241,4 +241,6 @@ func (w *worker) checkpointLater() {
 }
 
 // sleep waits for a moment; it returns ctx's cause when that ends.
-func (w *worker) sleep(ctx context.Context, d time.Duration) error { return clock.Wait(ctx, w.clock, d) }
+func (w *worker) sleep(ctx context.Context, d time.Duration) error {
+	return clock.Wait(ctx, w.clock, d)
+}

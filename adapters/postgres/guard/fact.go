@@ -83,6 +83,13 @@ type PostmasterExited struct {
 // WalEndFound says where valid WAL ends on the disk of a server that has ended by itself.
 type WalEndFound struct{ WalEnd schemas.WalEnd }
 
+// Looked says that a [Look] is over.
+type Looked struct {
+	// Order is the one that asked for it.
+	Order Order
+	At    time.Time
+}
+
 // RestartDue says that the time of a [RestartLater] is up.
 type RestartDue struct{ At time.Time }
 
@@ -117,6 +124,7 @@ func (OperationEnded) fact()      {}
 func (PostmasterChanged) fact()   {}
 func (PostmasterExited) fact()    {}
 func (WalEndFound) fact()         {}
+func (Looked) fact()              {}
 func (RestartDue) fact()          {}
 func (TimelineSeen) fact()        {}
 func (SequenceReserved) fact()    {}
@@ -163,8 +171,8 @@ type Deny struct {
 // Publish sends the full current value at once.
 type Publish struct{}
 
-// Look observes everything at once and publishes it.
-type Look struct{}
+// Look observes everything at once and then tells [Looked].
+type Look struct{ Order Order }
 
 // RestartLater asks for a [RestartDue] after some time.
 type RestartLater struct{ After time.Duration }

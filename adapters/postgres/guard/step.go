@@ -72,6 +72,8 @@ func timeOf(f Fact) time.Time {
 		return f.Exit.At
 	case RestartDue:
 		return f.At
+	case Looked:
+		return f.At
 	case Ticked:
 		return f.At
 	case PersistFailed:
@@ -111,6 +113,8 @@ func (m *machine) take(f Fact) {
 			m.setWalEnd(&f.WalEnd)
 			m.publish = true
 		}
+	case Looked:
+		m.answer(f.Order, schemas.OrderStatusDone, "")
 	case RestartDue:
 		m.RestartScheduled = false
 		m.restart()
@@ -200,9 +204,9 @@ func (m *machine) apply(c *situation, r *rule) {
 		m.answer(c.o, schemas.OrderStatusDone, "")
 	case verdictExecute:
 		if c.o.Type == orderCheck {
-			m.answer(c.o, schemas.OrderStatusDone, "")
-			m.publish = false // what is published must have been seen after the order
-			m.do(Look{})
+			m.note(c.o, schemas.OrderStatusReceived)
+			m.publish = false // it is answered by what was seen after it
+			m.do(Look{Order: c.o})
 			return
 		}
 		m.begin(c.o)
