@@ -76,7 +76,7 @@ func (a *api) get(ctx context.Context, path string, query url.Values, out any) e
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // nothing is left to be lost
 	raw, err := io.ReadAll(io.LimitReader(response.Body, 256<<20))
 	if err != nil {
 		return a.unreachable(err)
@@ -118,7 +118,7 @@ func (a *api) watch(ctx context.Context, query url.Values, fn func(event string,
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // nothing is left to be lost
 	if response.StatusCode != http.StatusOK {
 		raw, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 		return a.failure(response.StatusCode, raw, nil)

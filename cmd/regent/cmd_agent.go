@@ -67,7 +67,7 @@ func (a *app) runAgent(ctx context.Context, c *config.Loaded) error {
 	if err != nil {
 		return err
 	}
-	defer closer.Close()
+	defer func() { _ = closer.Close() }() // nothing is left to be lost
 	build := telemetry.ReadBuild(version)
 	agent, err := agentConfig(ctx, c, build)
 	if err != nil {
@@ -81,7 +81,7 @@ func (a *app) runAgent(ctx context.Context, c *config.Loaded) error {
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }() // nothing is left to be lost
 	probe := httpapi.NewProbe(listener, httpapi.Config{
 		Info: httpapi.Info{
 			Version: build.Version, Brokers: agent.Kafka.Brokers, Registry: agent.Registry.URLs[0], Roles: []string{"agent"}, DataDir: agent.DataDir,

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -91,7 +90,7 @@ func serveFleet(t *testing.T, view httpapi.View) string {
 	}
 	s := httpapi.New(ln, httpapi.Config{
 		Info: httpapi.Info{Version: "v1"}, View: view, Processors: httpapitest.Running(), Set: topics.Default(),
-		Metrics: telemetry.NewRegistry(telemetry.Build{}), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Clock: clock.System{},
+		Metrics: telemetry.NewRegistry(telemetry.Build{}), Logger: slog.New(slog.DiscardHandler), Clock: clock.System{},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

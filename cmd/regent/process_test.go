@@ -177,6 +177,6 @@ func freePort(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }() // nothing is left to be lost
 	return ln.Addr().(*net.TCPAddr).Port
 }

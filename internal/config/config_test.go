@@ -104,7 +104,7 @@ contexts:
   lab: {server: "http://lab:1", broker: ["a:1"]}
   bad: 7
 log:
-  levle: debug
+  levil: debug
   format: xml
   level: [a]
 listen: {http: nowhere}
@@ -119,7 +119,7 @@ topics: {partitions: 1.5, replication_factor: 99}
 	if err := flags.Parse([]string{"--observe-interval=3h"}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Load(Options{File: file, Flags: flags, Environ: []string{"REGENT_LOG_LEVLE=x", "REGENT_POSTGRES_PORT=http", "REGENT_SERVER=http://u:canary-2@"}})
+	_, err := Load(Options{File: file, Flags: flags, Environ: []string{"REGENT_LOG_LEVIL=x", "REGENT_POSTGRES_PORT=http", "REGENT_SERVER=http://u:canary-2@"}})
 	var faults Faults
 	if !errors.As(err, &faults) {
 		t.Fatalf("got %v", err)
@@ -127,7 +127,7 @@ topics: {partitions: 1.5, replication_factor: 99}
 	got := err.Error()
 	for _, want := range []string{
 		`read the configuration: 19 faults`,
-		`line 6: unknown key log.levle; did you mean log.level?`,
+		`line 6: unknown key log.levil; did you mean log.level?`,
 		`line 7: log.format: "xml", expected one of auto, text, json`,
 		`line 8: log.level: found a list, expected text`,
 		`line 9: listen.http: "nowhere", expected host:port such as 127.0.0.1:9092`,
@@ -142,7 +142,7 @@ topics: {partitions: 1.5, replication_factor: 99}
 		`line 3: unknown key contexts.lab.broker; did you mean brokers?`,
 		`line 4: contexts.bad: found the number 7, expected a mapping with server, brokers and registry`,
 		`context: unknown context "lap", expected one of lab; did you mean lab?`,
-		`environment: unknown variable REGENT_LOG_LEVLE; did you mean REGENT_LOG_LEVEL?`,
+		`environment: unknown variable REGENT_LOG_LEVIL; did you mean REGENT_LOG_LEVEL?`,
 		`environment variable REGENT_POSTGRES_PORT: postgres.port: found text "http", expected a whole number`,
 		`environment variable REGENT_SERVER: server: not a URL, expected http://host:port or https://host:port`,
 		`flag --observe-interval: agent.observe_interval: 3h0m0s, expected 50ms to 1m`,
