@@ -35,16 +35,30 @@ const (
 	pollInterval = 100 * time.Millisecond
 )
 
+// Options adjust a broker. The zero value is an open one.
+type Options struct {
+	// User and Password, where set, are what clients must bring by SASL with SCRAM-SHA-256. The password must not hold a comma, a bracket, or white
+	// space.
+	User, Password string
+}
+
 // Server is one running broker.
 type Server struct {
 	dir, address, classPath string
-	cmd                     *exec.Cmd
-	done                    chan struct{}
+
+	options Options
+	cmd     *exec.Cmd
+	done    chan struct{}
 }
 
 // Start fetches what is missing, formats dir and starts a broker that keeps its data there. It returns when the broker accepts
 // connections.
 func Start(ctx context.Context, dir string) (*Server, error) {
+	return StartWith(ctx, dir, Options{})
+}
+
+// StartWith is [Start] with options.
+func StartWith(ctx context.Context, dir string, options Options) (*Server, error) {
 	java, err := exec.LookPath("java")
 	if err != nil {
 		return nil, errors.New("start Apache Kafka: no java in PATH: these tests need Java 17 or newer, for example: apt-get install -y openjdk-17-jre-headless")
@@ -57,12 +71,17 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err := artifact.FetchAll(ctx, jars, jarFiles()); err != nil {
 		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
-	s := &Server{dir: dir, classPath: filepath.Join(jars, "*")}
+	s := &Server{dir: dir, options: options, classPath: filepath.Join(jars, "*")}
 	if err := s.configure(); err != nil {
 		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
-	format := exec.CommandContext(ctx, java, "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", s.classPath,
-		"kafka.tools.StorageTool", "format", "-t", clusterID, "-c", s.properties(), "--ignore-formatted")
+	arguments := []string{
+		"-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", s.classPath, "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", s.properties(), "--ignore-formatted",
+	}
+	if options.User != "" {
+		arguments = append(arguments, "--add-scram", fmt.Sprintf("SCRAM-SHA-256=[name=%s,password=%s]", options.User, options.Password))
+	}
+	format := exec.CommandContext(ctx, java, arguments...)
 	if out, err := format.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("format the data directory of Apache Kafka: %w: %s", err, bytes.TrimSpace(out))
 	}
@@ -97,7 +116,7 @@ func jarFiles() []artifact.File {
 func (s *Server) properties() string { return filepath.Join(s.dir, "server.properties") }
 
 func (s *Server) configure() error {
-	ports := make([]int, 2)
+	ports := make([]int, 3)
 	for i := range ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -107,13 +126,20 @@ func (s *Server) configure() error {
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
 	s.address = fmt.Sprintf("127.0.0.1:%d", ports[0])
+	protocol, sasl := "PLAINTEXT", ""
+	if s.options.User != "" {
+		protocol = "SASL_PLAINTEXT"
+		sasl = "listener.name.client.sasl.enabled.mechanisms=SCRAM-SHA-256\n" +
+			"listener.name.client.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
+	}
 	config := fmt.Sprintf(`process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:%[2]d
-listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d
-advertised.listeners=PLAINTEXT://127.0.0.1:%[1]d
+listeners=CLIENT://127.0.0.1:%[1]d,BROKER://127.0.0.1:%[4]d,CONTROLLER://127.0.0.1:%[2]d
+advertised.listeners=CLIENT://127.0.0.1:%[1]d,BROKER://127.0.0.1:%[4]d
+inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=CLIENT:%[5]s,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs=%[3]s
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -127,8 +153,8 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
-`, ports[0], ports[1], filepath.Join(s.dir, "data"))
-	return os.WriteFile(s.properties(), []byte(config), 0o600)
+`, ports[0], ports[1], filepath.Join(s.dir, "data"), ports[2], protocol)
+	return os.WriteFile(s.properties(), []byte(config+sasl), 0o600)
 }
 
 // run starts the broker from a locked thread that lives as long as the broker: the kernel sends the parent-death signal when the

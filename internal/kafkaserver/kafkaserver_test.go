@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 func TestServerTakesTransactions(t *testing.T) {
@@ -49,5 +50,30 @@ func TestServerTakesTransactions(t *testing.T) {
 	records := fetches.Records()
 	if len(records) != 1 || string(records[0].Value) != "1" {
 		t.Errorf("read %d records, want only the committed one", len(records))
+	}
+}
+
+func TestServerAsksForAPassword(t *testing.T) {
+	t.Parallel()
+	const password = `a/password"<&`
+	server, err := StartWith(t.Context(), t.TempDir(), Options{User: "regent", Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Kill)
+	ping := func(given string) error {
+		auth := scram.Auth{User: "regent", Pass: given}
+		client, err := kgo.NewClient(kgo.SeedBrokers(server.Broker()), kgo.SASL(auth.AsSha256Mechanism()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		return client.Ping(t.Context())
+	}
+	if err := ping(password); err != nil {
+		t.Errorf("with the password: %v", err)
+	}
+	if err := ping("wrong"); err == nil {
+		t.Error("a wrong password was accepted")
 	}
 }
