@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -226,4 +227,23 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("got %v and %v", l, err)
 		}
 	})
+}
+
+var update = flag.Bool("update", false, "write docs/configuration.md anew")
+
+func TestTheReferenceIsCurrent(t *testing.T) {
+	t.Parallel()
+	const file = "../../docs/configuration.md"
+	if *update {
+		if err := os.WriteFile(file, []byte(Document()), 0o644); err != nil { //nolint:gosec // a page for everybody
+			t.Fatal(err)
+		}
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(raw) != Document() {
+		t.Errorf("%s is not what the settings say; write it anew with: go test ./internal/config -update", file)
+	}
 }
