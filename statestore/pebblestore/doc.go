@@ -17,7 +17,7 @@
 //
 // # Failure
 //
-// A full or broken disk makes Pebble retry for ever, or end the process from inside of its logger. Neither helps anybody, so
-// the store remembers the first such error, lets it be returned by everything that writes (wrapping
-// [statestore.ErrFailed]), and writes no more. What had been applied is intact.
+// A full or broken disk makes Pebble retry for ever, or end the process from wherever it meets the error. Neither helps anybody,
+// so the store remembers the first such error, lets it be returned by everything that writes (wrapping
+// [statestore.ErrFailed]), and writes no more. What had been applied is intact, and can be read.
 package pebblestore

@@ -42,8 +42,9 @@ func (f *failure) get() error {
 	}
 }
 
-// guard runs a write on a goroutine of its own and returns when it is done or the store has failed, whichever is first: Pebble
-// neither returns from a write that stalls behind a full disk, nor from its logger's Fatalf.
+// guard runs a write on a goroutine of its own and returns when it is done or the store has failed, whichever is first: there is no
+// return from a write that meets a full disk ([stopFS]) or stalls behind one, nor from the logger's Fatalf. The database may hold
+// locks for ever then, so nothing more is asked of it but reads.
 func (f *failure) guard(op string, write func() error) error {
 	if err := f.get(); err != nil {
 		return fmt.Errorf("%s: %w", op, err)

@@ -27,7 +27,7 @@ type root struct {
 }
 
 func openRoot(fs vfs.FS, dir string) (*root, error) {
-	if err := fs.MkdirAll(dir, 0o750); err != nil {
+	if err := makeDir(fs, dir); err != nil {
 		return nil, fmt.Errorf("make the state store's directory %s: %w", dir, err)
 	}
 	lock, err := pebble.LockDirectory(dir, fs)
@@ -155,6 +155,25 @@ func writeFileSync(fs vfs.FS, path, content string) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// makeDir makes a directory with its parents so that they survive a loss of power: what is synced in a directory is nowhere as
+// long as the directory itself is not.
+func makeDir(fs vfs.FS, dir string) error {
+	if _, err := fs.Stat(dir); err == nil {
+		return nil
+	}
+	if err := fs.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	for parent := fs.PathDir(dir); ; dir, parent = parent, fs.PathDir(parent) {
+		if err := syncDir(fs, parent); err != nil {
+			return err
+		}
+		if parent == dir || parent == "." || parent == "/" {
+			return nil
+		}
+	}
 }
 
 func syncDir(fs vfs.FS, dir string) error {

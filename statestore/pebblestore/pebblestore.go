@@ -86,7 +86,9 @@ func Stage(o Options) (*Store, error) {
 
 func openGeneration(o Options, r *root, n int) (*Store, error) {
 	s := &Store{opts: o, root: r, generation: n, failure: newFailure()}
+	armed := &atomic.Bool{}
 	po := o.pebble(s.failure)
+	po.FS = &stopFS{FS: o.FS, dir: o.Dir, failure: s.failure, armed: armed}
 	cache := pebble.NewCache(o.CacheBytes)
 	defer cache.Unref()
 	po.Cache = cache
@@ -98,9 +100,13 @@ func openGeneration(o Options, r *root, n int) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := syncDir(o.FS, o.Dir); err != nil { // the generation's own directory
+		return nil, errors.Join(fmt.Errorf("open the state store in %s: %w", o.Dir, err), s.db.Close())
+	}
 	if _, _, err := statestore.ReadMeta(s); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the state store in %s: %w", o.Dir, err), s.db.Close())
 	}
+	armed.Store(true)
 	return s, nil
 }
 
@@ -186,7 +192,7 @@ func (s *Store) Checkpoint(dir string) error {
 		return fmt.Errorf("checkpoint the state store into %s: it exists; expected a new directory", dir)
 	}
 	return s.failure.guard("checkpoint the state store into "+dir, func() error {
-		if err := fs.MkdirAll(dir, 0o750); err != nil {
+		if err := makeDir(fs, dir); err != nil {
 			return err
 		}
 		if err := s.db.Checkpoint(fs.PathJoin(dir, generationName(1)), pebble.WithFlushedWAL()); err != nil {

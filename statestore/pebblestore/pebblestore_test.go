@@ -1,0 +1,424 @@
+package pebblestore_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"pgregory.net/rapid"
+
+	"github.com/regent-infra/regent/statestore"
+	"github.com/regent-infra/regent/statestore/pebblestore"
+	"github.com/regent-infra/regent/statestore/statestoretest"
+)
+
+func options(t testing.TB) pebblestore.Options {
+	return pebblestore.Options{
+		Dir: filepath.Join(t.TempDir(), "state"), CacheBytes: 1 << 20, MemTableBytes: 1 << 20,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+}
+
+func mustOpen(t testing.TB, o pebblestore.Options) *pebblestore.Store {
+	t.Helper()
+	s, err := pebblestore.Open(o)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return s
+}
+
+func mustClose(t testing.TB, s *pebblestore.Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+}
+
+func put(t testing.TB, s statestore.Store, key, value string) {
+	t.Helper()
+	var b statestore.Batch
+	b.Put([]byte(key), []byte(value))
+	if err := s.Apply(&b); err != nil {
+		t.Fatalf("apply: %v", err)
+	}
+}
+
+func get(t testing.TB, s statestore.Store, key string) string {
+	t.Helper()
+	v, ok, err := s.Get([]byte(key))
+	if err != nil {
+		t.Fatalf("get: %v", err)
+	}
+	if !ok {
+		return "(none)"
+	}
+	return string(v)
+}
+
+func TestConformance(t *testing.T) {
+	statestoretest.Run(t, statestoretest.Harness{
+		Open: func(t testing.TB) statestore.Store { return mustOpen(t, options(t)) },
+		OpenCheckpoint: func(t testing.TB, dir string) statestore.Store {
+			return mustOpen(t, pebblestore.Options{Dir: dir, CacheBytes: 1 << 20, MemTableBytes: 1 << 20})
+		},
+	})
+}
+
+func TestOptionsReportAllFaultsTogether(t *testing.T) {
+	_, err := pebblestore.Open(pebblestore.Options{CacheBytes: 1, MemTableBytes: 2 << 30})
+	for _, want := range []string{"Dir", "CacheBytes", "MemTableBytes"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not name %s", err, want)
+		}
+	}
+	if _, err := pebblestore.Stage(pebblestore.Options{}); err == nil {
+		t.Error("staged without a directory")
+	}
+}
+
+func TestComesBack(t *testing.T) {
+	o := options(t)
+	s := mustOpen(t, o)
+	put(t, s, "a", "1")
+	mustClose(t, s)
+	s = mustOpen(t, o)
+	defer mustClose(t, s)
+	if got := get(t, s, "a"); got != "1" {
+		t.Fatalf("a is %s", got)
+	}
+}
+
+func TestSecondOpenerIsRefused(t *testing.T) {
+	o := options(t)
+	s := mustOpen(t, o)
+	defer mustClose(t, s)
+	for name, open := range map[string]func(pebblestore.Options) (*pebblestore.Store, error){"open": pebblestore.Open, "stage": pebblestore.Stage} {
+		_, err := open(o)
+		if !errors.Is(err, statestore.ErrInUse) || !strings.Contains(err.Error(), "another process has it open") || !strings.Contains(err.Error(), o.Dir) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestForeignDirectoriesAreRefused(t *testing.T) {
+	for name, c := range map[string]struct{ file, content, want string }{
+		"newer version": {"ACTIVE", "regent-store 2 gen-000001\n", "this program reads version 1"},
+		"gibberish":     {"ACTIVE", "something", `expected "regent-store 1 gen-000001`},
+		"not a store":   {"precious.txt", "do not touch", "precious.txt"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t)
+			if err := os.MkdirAll(o.Dir, 0o750); err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(o.Dir, c.file)
+			if err := os.WriteFile(file, []byte(c.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // and the refusal leaves no lock behind
+				_, err := pebblestore.Open(o)
+				if !errors.Is(err, statestore.ErrVersion) || !strings.Contains(err.Error(), c.want) {
+					t.Fatalf("open: %v", err)
+				}
+			}
+			if b, err := os.ReadFile(file); err != nil || string(b) != c.content {
+				t.Fatalf("the file is %q, %v", b, err)
+			}
+		})
+	}
+}
+
+func TestStoreOfAnotherVersionInsideIsRefused(t *testing.T) {
+	o := options(t)
+	s := mustOpen(t, o)
+	put(t, s, string(statestore.MetaKey()), string(statestore.Meta{Format: 7}.Encode()))
+	mustClose(t, s)
+	if _, err := pebblestore.Open(o); !errors.Is(err, statestore.ErrVersion) {
+		t.Fatalf("open: %v", err)
+	}
+}
+
+func TestDirectoryThatCannotBeMade(t *testing.T) {
+	o := options(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.Dir = filepath.Join(file, "state")
+	if _, err := pebblestore.Open(o); err == nil || !strings.Contains(err.Error(), "make the state store's directory") {
+		t.Fatalf("open: %v", err)
+	}
+}
+
+func TestStageAndPromote(t *testing.T) {
+	o := options(t)
+	s := mustOpen(t, o)
+	put(t, s, "a", "old")
+	if err := s.Promote(); err == nil {
+		t.Fatal("promoted a store that was not staged")
+	}
+	mustClose(t, s)
+
+	// One that is not promoted leaves no trace.
+	staged, err := pebblestore.Stage(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, staged, "a", "abandoned")
+	mustClose(t, staged)
+	s = mustOpen(t, o)
+	if got := get(t, s, "a"); got != "old" {
+		t.Fatalf("a is %s", got)
+	}
+	mustClose(t, s)
+
+	if staged, err = pebblestore.Stage(o); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, staged, "a"); got != "(none)" {
+		t.Fatalf("a staged store begins with a = %s", got)
+	}
+	put(t, staged, "a", "new")
+	if err := staged.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, staged)
+	s = mustOpen(t, o)
+	defer mustClose(t, s)
+	if got := get(t, s, "a"); got != "new" {
+		t.Fatalf("a is %s", got)
+	}
+	if entries, err := filepath.Glob(filepath.Join(o.Dir, "gen-*")); err != nil || len(entries) != 1 {
+		t.Fatalf("generations left: %v, %v", entries, err)
+	}
+}
+
+// TestPowerLossLeavesAPrefix takes the power away at a random moment: a prefix of the batches is left, none of them in part.
+func TestPowerLossLeavesAPrefix(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		fs := vfs.NewCrashableMem()
+		o := pebblestore.Options{Dir: "state", FS: fs, CacheBytes: 1 << 20, MemTableBytes: 1 << 20}
+		s, err := pebblestore.Open(o)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		batches := rapid.IntRange(1, 60).Draw(rt, "batches")
+		flushed := 0
+		for i := 1; i <= batches; i++ {
+			var b statestore.Batch
+			for k := range 3 {
+				b.Put(fmt.Appendf(nil, "k%d/%04d", k, i), nil)
+				b.Put(fmt.Appendf(nil, "last%d", k), fmt.Appendf(nil, "%d", i))
+			}
+			if err := s.Apply(&b); err != nil {
+				rt.Fatal(err)
+			}
+			if rapid.IntRange(0, 20).Draw(rt, "flush") == 0 {
+				if err := s.Flush(); err != nil {
+					rt.Fatal(err)
+				}
+				flushed = i
+			}
+		}
+		after := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rapid.IntRange(0, 100).Draw(rt, "percent"), RNG: rngOf(rapid.Uint64().Draw(rt, "seed"))})
+		if err := s.Close(); err != nil {
+			rt.Fatal(err)
+		}
+		o.FS = after
+		if s, err = pebblestore.Open(o); err != nil {
+			rt.Fatal(err)
+		}
+		last := 0
+		if v, ok, err := s.Get([]byte("last0")); err != nil {
+			rt.Fatal(err)
+		} else if ok {
+			if _, err := fmt.Sscan(string(v), &last); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		if last < flushed {
+			rt.Fatalf("batch %d is the last although %d was flushed", last, flushed)
+		}
+		for k := range 3 {
+			for i := 1; i <= batches; i++ {
+				_, ok, err := s.Get(fmt.Appendf(nil, "k%d/%04d", k, i))
+				if err != nil || ok != (i <= last) {
+					rt.Fatalf("key %d of batch %d: %v, %v; the last batch is %d", k, i, ok, err, last)
+				}
+			}
+		}
+		if err := s.Close(); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+// TestPowerLossInASwap takes the power away somewhere in a rebuild: the old generation or the new one is there, as a whole.
+func TestPowerLossInASwap(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		fs := vfs.NewCrashableMem()
+		o := pebblestore.Options{Dir: "state", FS: fs, CacheBytes: 1 << 20, MemTableBytes: 1 << 20}
+		s, err := pebblestore.Open(o)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		put(t, s, "a", "old")
+		if err := s.Close(); err != nil {
+			rt.Fatal(err)
+		}
+		if s, err = pebblestore.Stage(o); err != nil {
+			rt.Fatal(err)
+		}
+		put(t, s, "a", "new")
+		crash := func() *vfs.MemFS {
+			return fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rapid.IntRange(0, 100).Draw(rt, "percent"), RNG: rngOf(rapid.Uint64().Draw(rt, "seed"))})
+		}
+		want, after := "old", crash()
+		promoted := rapid.Bool().Draw(rt, "promoted")
+		if err := s.Promote(); err != nil {
+			rt.Fatal(err)
+		}
+		if promoted {
+			want, after = "new", crash()
+		}
+		if err := s.Close(); err != nil {
+			rt.Fatal(err)
+		}
+		o.FS = after
+		if s, err = pebblestore.Open(o); err != nil {
+			rt.Fatal(err)
+		}
+		if got := get(t, s, "a"); got != want {
+			rt.Fatalf("a is %s, expected %s", got, want)
+		}
+		if err := s.Close(); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+// full is a file system that can become full.
+func full(inner vfs.FS) (vfs.FS, *atomic.Bool) {
+	var on atomic.Bool
+	return errorfs.Wrap(inner, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if on.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.ENOSPC
+		}
+		return nil
+	})), &on
+}
+
+func TestFullDiskStopsWithoutLoss(t *testing.T) {
+	for name, write := range map[string]func(t *testing.T, s *pebblestore.Store) error{
+		"apply": func(_ *testing.T, s *pebblestore.Store) error {
+			for i := range 100_000 { // until a memtable is full and wants to be written
+				var b statestore.Batch
+				b.Put(fmt.Appendf(nil, "fill/%08d", i), make([]byte, 1000))
+				if err := s.Apply(&b); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"flush": func(t *testing.T, s *pebblestore.Store) error {
+			var b statestore.Batch
+			b.Put([]byte("x"), []byte("y"))
+			if err := s.Apply(&b); err != nil {
+				t.Logf("apply: %v", err)
+			}
+			return s.Flush()
+		},
+		"load": func(t *testing.T, s *pebblestore.Store) error {
+			return s.Load(t.Context(), func(yield func(k, v []byte) bool) { yield([]byte("x"), []byte("y")) })
+		},
+		"replace": func(t *testing.T, s *pebblestore.Store) error {
+			return s.Replace(t.Context(), []byte("x"), []byte("z"), func(yield func(k, v []byte) bool) { yield([]byte("y"), nil) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := vfs.NewMem()
+			fs, on := full(mem)
+			o := pebblestore.Options{Dir: "state", FS: fs, CacheBytes: 1 << 20, MemTableBytes: 1 << 20}
+			s := mustOpen(t, o)
+			put(t, s, "before", "safe")
+			if err := s.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			on.Store(true)
+			err := write(t, s)
+			if !errors.Is(err, syscall.ENOSPC) && (err == nil || !strings.Contains(err.Error(), "no space left")) {
+				t.Fatalf("write to a full disk: %v", err)
+			}
+			if name == "apply" || name == "flush" {
+				if !errors.Is(err, statestore.ErrFailed) {
+					t.Fatalf("error %v does not say that the store has failed", err)
+				}
+				if err := s.Apply(&statestore.Batch{}); !errors.Is(err, statestore.ErrFailed) {
+					t.Fatalf("a failed store takes a batch: %v", err)
+				}
+			}
+			if got := get(t, s, "before"); got != "safe" {
+				t.Fatalf("before is %s", got)
+			}
+			if err := s.Close(); err != nil && name != "load" && name != "replace" {
+				t.Fatalf("close: %v", err)
+			}
+		})
+	}
+}
+
+// TestFullDiskHeals reopens what a full disk has left, from a copy, as the process does that comes after.
+func TestFullDiskHeals(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	fs, on := full(mem)
+	o := pebblestore.Options{Dir: "state", FS: fs, CacheBytes: 1 << 20, MemTableBytes: 1 << 20}
+	s := mustOpen(t, o)
+	put(t, s, "before", "safe")
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	on.Store(true)
+	var b statestore.Batch
+	b.Put([]byte("later"), []byte("lost"))
+	_ = s.Apply(&b)
+	if err := s.Flush(); err == nil {
+		t.Fatal("flushed to a full disk")
+	}
+	o.FS = mem.CrashClone(vfs.CrashCloneCfg{})
+	_ = s.Close()
+	s = mustOpen(t, o)
+	defer mustClose(t, s)
+	if got := get(t, s, "before"); got != "safe" {
+		t.Fatalf("before is %s", got)
+	}
+	put(t, s, "later", "there")
+}
+
+func TestFailingOpenSaysWhy(t *testing.T) {
+	for after := range 12 {
+		var ops atomic.Int64
+		fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && ops.Add(1) > int64(after) {
+				return syscall.EIO
+			}
+			return nil
+		}))
+		s, err := pebblestore.Open(pebblestore.Options{Dir: "state", FS: fs})
+		if err == nil {
+			_ = s.Close()
+			continue
+		}
+		if !strings.Contains(err.Error(), "state store") {
+			t.Errorf("after %d writes: %v", after, err)
+		}
+	}
+}
