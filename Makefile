@@ -19,7 +19,7 @@ help: ## Show this help
 
 .PHONY: build
 build: ## Build bin/regent
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/regent ./cmd/regent
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/regent ./cmd/regent
 
 .PHONY: demo
 demo: build ## Run the main job on three real PostgreSQL nodes (ARGS=--script: unattended, exit status tells)
