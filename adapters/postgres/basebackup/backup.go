@@ -25,6 +25,8 @@ var (
 	ErrTablespaces = errors.New("tablespaces cannot be copied")
 	// ErrDamaged: what arrived is not what the source's manifest says. Another try may help.
 	ErrDamaged = errors.New("the copy is damaged")
+	// ErrStalled: the source has stopped sending. Another try may help.
+	ErrStalled = errors.New("the source has stalled")
 	// ErrForeign: the source belongs to another cluster or version.
 	ErrForeign = errors.New("the source does not belong here")
 )
@@ -64,6 +66,8 @@ type Options struct {
 	MaxRate int
 	// SpreadCheckpoint lets the source take its time for the checkpoint. Default: it writes it at once.
 	SpreadCheckpoint bool
+	// StallTimeout is how long the source may send nothing in the middle of the copy. Default: 60 s.
+	StallTimeout time.Duration
 	// NoSync leaves out fsync; for tests.
 	NoSync bool
 	// OnProgress is called from the copying goroutine, at most some times a second. Nil: not at all.
@@ -87,6 +91,9 @@ func (o Options) resolve() (Options, error) {
 	if o.OnProgress == nil {
 		o.OnProgress = func(Progress) {}
 	}
+	if o.StallTimeout <= 0 {
+		o.StallTimeout = time.Minute
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -95,16 +102,16 @@ func (o Options) resolve() (Options, error) {
 	}
 	var faults []error
 	if !filepath.IsAbs(o.DataDir) || filepath.Clean(o.DataDir) == "/" {
-		faults = append(faults, fmt.Errorf("DataDir: expected an absolute path, got %q", o.DataDir))
+		faults = append(faults, fmt.Errorf("data directory: expected an absolute path, got %q", o.DataDir))
 	}
 	if o.Slot != "" && !slotPattern.MatchString(o.Slot) {
-		faults = append(faults, fmt.Errorf("Slot: expected 1 to 63 lower-case letters, digits and underscores, got %q", o.Slot))
+		faults = append(faults, fmt.Errorf("slot: expected 1 to 63 lower-case letters, digits and underscores, got %q", o.Slot))
 	}
 	if !labelPattern.MatchString(o.Label) {
-		faults = append(faults, fmt.Errorf("Label: expected letters, digits, spaces and _.:/-, at most 200, got %q", o.Label))
+		faults = append(faults, fmt.Errorf("label: expected letters, digits, spaces and _.:/-, at most 200, got %q", o.Label))
 	}
 	if o.MaxRate != 0 && (o.MaxRate < minRate || o.MaxRate > maxRate) {
-		faults = append(faults, fmt.Errorf("MaxRate: expected %d to %d KiB/s, got %d", minRate, maxRate, o.MaxRate))
+		faults = append(faults, fmt.Errorf("rate limit: expected %d to %d KiB/s, got %d", minRate, maxRate, o.MaxRate))
 	}
 	return o, errors.Join(faults...)
 }
@@ -310,7 +317,7 @@ func (o Options) swap(incoming string) error {
 	parent := filepath.Dir(o.DataDir)
 	err := os.Rename(o.DataDir, o.outgoing())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("move the former data directory aside: %w", err)
+		return fmt.Errorf("move the former data directory aside: %w: if it is a mount point, use a folder below it", err)
 	}
 	had := err == nil
 	if err := os.Rename(incoming, o.DataDir); err != nil {

@@ -126,18 +126,17 @@ func TestPublishedArchives(t *testing.T) {
 // proxy stands between source and target, and breaks what flows to the target.
 type proxy struct {
 	address server.Address
-	// flip is the position of a byte to change, cut that where the connection ends. 0: neither.
-	flip, cut int64
-	conns     atomic.Int64
+	// flip is the position of a byte to change, cut that where the connection ends, stall that where nothing more comes. 0: not at all.
+	flip, cut, stall int64
+	conns            atomic.Int64
 }
 
-func startProxy(t *testing.T, to server.Address, flip, cut int64) *proxy {
+func startProxy(t *testing.T, to server.Address, p *proxy) *proxy {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(servertest.Context(t), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{flip: flip, cut: cut}
 	p.address = server.Address{Host: "127.0.0.1", Port: uint16(listener.Addr().(*net.TCPAddr).Port)} //nolint:forcetypeassert,gosec // TCP
 	done := make(chan struct{})
 	go func() {
@@ -177,6 +176,10 @@ func (p *proxy) serve(ctx context.Context, down net.Conn, to server.Address) {
 			buffer[p.flip-at-1] ^= 0x40
 		}
 		at += int64(n)
+		if p.stall > 0 && at > p.stall {
+			<-requests // until the other side gives up
+			break
+		}
 		if _, writeErr := down.Write(buffer[:n]); writeErr != nil || err != nil || p.cut > 0 && at > p.cut {
 			break
 		}
@@ -202,9 +205,9 @@ func TestTakeSurvivesABadNetwork(t *testing.T) {
 	const step = 5_000_007
 	damaged := 0
 	for at := int64(50_000); at < 20_000_000; at += step {
-		for _, p := range []*proxy{startProxy(t, primary.Address(), at, 0), startProxy(t, primary.Address(), 0, at)} {
+		for _, p := range []*proxy{startProxy(t, primary.Address(), &proxy{flip: at}), startProxy(t, primary.Address(), &proxy{cut: at})} {
 			o := options(primary, to)
-			o.Source = p.address
+			o.Source, o.StallTimeout = p.address, 3*time.Second // a changed length makes the target wait for bytes that never come
 			_, err := basebackup.Take(ctx, o)
 			if err == nil && p.cut != 0 {
 				t.Errorf("a connection cut at byte %d went unnoticed", at)
@@ -219,6 +222,11 @@ func TestTakeSurvivesABadNetwork(t *testing.T) {
 				t.Fatalf("the former directory is gone after a failed copy: %v", err)
 			}
 		}
+	}
+	o := options(primary, to)
+	o.Source, o.StallTimeout = startProxy(t, primary.Address(), &proxy{stall: 1 << 20}).address, 300*time.Millisecond
+	if _, err := basebackup.Take(ctx, o); !errors.Is(err, basebackup.ErrStalled) || !strings.Contains(err.Error(), "the source has stalled: nothing has come for 300ms") {
+		t.Errorf("a stalled source: got %v", err)
 	}
 	if damaged == 0 {
 		t.Error("no damage was found by the manifest: the test proves nothing")
@@ -257,11 +265,11 @@ func TestTakeCanBeCancelledAndLimited(t *testing.T) {
 	ctx, cancel := context.WithCancel(servertest.Context(t))
 	o := options(primary, to)
 	o.MaxRate = 2048
-	began := time.Now() //nolint:forbidigo // measures the server's rate
+	began := time.Now()
 	var rate float64
 	o.OnProgress = func(p basebackup.Progress) {
 		if p.Phase == "copy" && p.Done > 1<<20 {
-			rate = float64(p.Done) / 1024 / time.Since(began).Seconds() //nolint:forbidigo // as above
+			rate = float64(p.Done) / 1024 / time.Since(began).Seconds()
 			cancel()
 		}
 	}
@@ -292,10 +300,10 @@ func TestTakeRefuses(t *testing.T) {
 			t.Errorf("%s: the password shows in %v", name, err)
 		}
 	}
-	refuse("relative", func(o *basebackup.Options) { o.DataDir = "x" }, nil, `DataDir: expected an absolute path, got "x"`)
-	refuse("slot", func(o *basebackup.Options) { o.Slot = "A B" }, nil, `Slot: expected 1 to 63 lower-case letters, digits and underscores, got "A B"`)
-	refuse("label", func(o *basebackup.Options) { o.Label = "it's" }, nil, `Label: expected letters, digits, spaces and _.:/-, at most 200, got "it's"`)
-	refuse("rate", func(o *basebackup.Options) { o.MaxRate = 5 }, nil, "MaxRate: expected 32 to 1048576 KiB/s, got 5")
+	refuse("relative", func(o *basebackup.Options) { o.DataDir = "x" }, nil, `data directory: expected an absolute path, got "x"`)
+	refuse("slot", func(o *basebackup.Options) { o.Slot = "A B" }, nil, `slot: expected 1 to 63 lower-case letters, digits and underscores, got "A B"`)
+	refuse("label", func(o *basebackup.Options) { o.Label = "it's" }, nil, `label: expected letters, digits, spaces and _.:/-, at most 200, got "it's"`)
+	refuse("rate", func(o *basebackup.Options) { o.MaxRate = 5 }, nil, "rate limit: expected 32 to 1048576 KiB/s, got 5")
 	refuse("password", func(o *basebackup.Options) { o.Credential.Password = servertest.RewindPassword }, nil, "password authentication failed")
 	refuse("role", func(o *basebackup.Options) {
 		o.Credential = server.Credential{User: "regent_rewind", Password: servertest.RewindPassword}

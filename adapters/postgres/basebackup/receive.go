@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -21,10 +23,11 @@ const maxManifest = 1 << 30
 
 // stream reads the answer to BASE_BACKUP, a sequence of result sets and COPY data that pgconn has no reader for.
 type stream struct {
-	ctx  context.Context //nolint:containedctx // one call's context, for an io.Reader
-	conn *pgconn.PgConn
-	// copied is called for each COPY message.
-	copied func(int)
+	ctx     context.Context
+	conn    *pgconn.PgConn
+	options Options
+	// copying says that data must keep coming; before and after, the source may be busy with a checkpoint or its archive.
+	copying bool
 }
 
 // receive runs the command and fills the tree.
@@ -34,7 +37,9 @@ func receive(ctx context.Context, conn *pgconn.PgConn, o Options, t *tree, resul
 	if err := conn.Frontend().Flush(); err != nil {
 		return fmt.Errorf("ask for the backup: %w", err)
 	}
-	s := &stream{ctx: ctx, conn: conn}
+	// Messages are read below pgconn, which would watch the context anew for each of them.
+	defer context.AfterFunc(ctx, func() { _ = conn.Conn().SetReadDeadline(time.Unix(1, 0)) })()
+	s := &stream{ctx: ctx, conn: conn, options: o}
 	start, err := s.rows()
 	if err != nil {
 		return fmt.Errorf("wait for the backup to start: %w", err)
@@ -49,11 +54,13 @@ func receive(ctx context.Context, conn *pgconn.PgConn, o Options, t *tree, resul
 	if t.total, err = parseSpaces(spaces); err != nil {
 		return err
 	}
+	s.copying = true
 	if result.Major >= 15 {
 		err = s.archives(t)
 	} else {
 		err = s.plain(t)
 	}
+	s.copying = false
 	if err != nil {
 		return err
 	}
@@ -70,9 +77,19 @@ func receive(ctx context.Context, conn *pgconn.PgConn, o Options, t *tree, resul
 // message returns the next message; errors of the server become errors, notices are passed over.
 func (s *stream) message() (pgproto3.BackendMessage, error) {
 	for {
-		m, err := s.conn.ReceiveMessage(s.ctx)
-		if err != nil {
+		var deadline time.Time // none
+		if s.copying {
+			deadline = s.options.Clock.Now().Add(s.options.StallTimeout)
+		}
+		if err := s.conn.Conn().SetReadDeadline(deadline); err != nil {
 			return nil, err
+		}
+		if s.ctx.Err() != nil {
+			return nil, context.Cause(s.ctx) // asked after the deadline was set, so that neither overtakes the other
+		}
+		m, err := s.conn.Frontend().Receive()
+		if err != nil {
+			return nil, s.explain(err)
 		}
 		switch m := m.(type) {
 		case *pgproto3.ErrorResponse:
@@ -81,6 +98,18 @@ func (s *stream) message() (pgproto3.BackendMessage, error) {
 		default:
 			return m, nil
 		}
+	}
+}
+
+// explain says why reading failed.
+func (s *stream) explain(err error) error {
+	switch {
+	case s.ctx.Err() != nil:
+		return context.Cause(s.ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("%w: nothing has come for %s", ErrStalled, s.options.StallTimeout)
+	default:
+		return err
 	}
 }
 

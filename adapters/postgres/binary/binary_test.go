@@ -106,14 +106,30 @@ func TestFind(t *testing.T) {
 		is      error
 		want    string
 	}{
-		{"nothing", FindOptions{SearchPath: "/nowhere", Patterns: none}, ErrNotFound,
-			"no PostgreSQL programs found for version 13 to 18 in PATH, by pg_config or in the distribution's folders" + hint},
-		{"old", FindOptions{SearchPath: old, Patterns: none}, ErrUnsupported,
-			"no PostgreSQL programs found for version 13 to 18: inspect PostgreSQL programs in " + old + ": unsupported PostgreSQL version 12.3: expected 13 to 18" + hint},
-		{"other major", FindOptions{SearchPath: sixteen, Major: 15, Patterns: none}, ErrNotFound,
-			"no PostgreSQL programs found for version 15: " + sixteen + " is PostgreSQL 16.2, expected 15" + hint},
-		{"given, missing", FindOptions{Dir: "/nowhere"}, ErrNoTool,
-			"no PostgreSQL programs found for version 13 to 18: inspect PostgreSQL programs in /nowhere: PostgreSQL program is missing: postgres: file does not exist" + hint},
+		{
+			"nothing",
+			FindOptions{SearchPath: "/nowhere", Patterns: none},
+			ErrNotFound,
+			"no PostgreSQL programs found for version 13 to 18 in PATH, by pg_config or in the distribution's folders" + hint,
+		},
+		{
+			"old",
+			FindOptions{SearchPath: old, Patterns: none},
+			ErrUnsupported,
+			"no PostgreSQL programs found for version 13 to 18: inspect PostgreSQL programs in " + old + ": unsupported PostgreSQL version 12.3: expected 13 to 18" + hint,
+		},
+		{
+			"other major",
+			FindOptions{SearchPath: sixteen, Major: 15, Patterns: none},
+			ErrNotFound,
+			"no PostgreSQL programs found for version 15: " + sixteen + " is PostgreSQL 16.2, expected 15" + hint,
+		},
+		{
+			"given, missing",
+			FindOptions{Dir: "/nowhere"},
+			ErrNoTool,
+			"no PostgreSQL programs found for version 13 to 18: inspect PostgreSQL programs in /nowhere: PostgreSQL program is missing: postgres: file does not exist" + hint,
+		},
 		{"no initdb", FindOptions{Dir: noInit}, ErrNoTool, "PostgreSQL program is missing: initdb: file does not exist"},
 		{"major out of range", FindOptions{Major: 19}, ErrUnsupported, "find PostgreSQL programs: unsupported PostgreSQL version 19: expected 13 to 18"},
 	} {

@@ -123,6 +123,9 @@ func (c Config) Validate() error {
 			fault("role %q is given twice: superuser, replication and rewind must differ", role.User)
 		}
 		seen[role.User] = true
+		if len(role.Password.Reveal()) > maxSecret {
+			fault("password of role %q: expected at most %d bytes", role.User, maxSecret)
+		}
 		if !isPrintableASCII(role.Password.Reveal()) {
 			fault("password of role %q: expected printable ASCII only, so that every client prepares it alike", role.User)
 		}
@@ -138,7 +141,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if err := c.Binaries.Version.Supported(); err != nil {
-		faults = append(faults, fmt.Errorf("Binaries: %w", err))
+		faults = append(faults, fmt.Errorf("programs: %w", err))
 	}
 	if len(faults) > 0 {
 		return fmt.Errorf("configuration of the PostgreSQL instance: %w", errors.Join(faults...))

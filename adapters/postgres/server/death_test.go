@@ -115,10 +115,10 @@ func TestServerDiesWithItsParent(t *testing.T) {
 	if len(processesIn(t, c.DataDir)) < 5 {
 		t.Fatal("the server does not run")
 	}
-	began := time.Now() //nolint:forbidigo // measures the machine, not the code's clock
+	began := time.Now()
 	p.kill(t)
 	servertest.Await(t, "the end of all processes", func() bool { return len(processesIn(t, c.DataDir)) == 0 })
-	t.Logf("gone %s after the agent was killed", time.Since(began)) //nolint:forbidigo // as above
+	t.Logf("gone %s after the agent was killed", time.Since(began))
 }
 
 // The agent is killed at many moments of a start: before the fork, right behind it, in recovery.

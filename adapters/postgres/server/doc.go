@@ -36,5 +36,7 @@
 //   - Placeholder history files make a promotion take a given timeline id (see [Instance.Promote]). Those that an aborted promotion
 //     has left are removed before a start, because a standby would take them for its target and refuse to come up; those below
 //     a real timeline stay for good, because standbys that follow across the gap ask for them.
+//   - A command that the server runs (archive_command, restore_command) is no process of the server in this sense: one that outlives it is
+//     left to end by itself.
 //   - Everything here needs Linux: /proc, process handles, parent-death signals. On other systems it compiles, and starts nothing.
 package server

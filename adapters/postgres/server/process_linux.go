@@ -104,6 +104,15 @@ func signalProcess(p process, dataDir string, sig syscall.Signal) error {
 	return nil
 }
 
+// directoryID identifies a folder: a new one in its place has another identity, even if the file system gives it the same number.
+func directoryID(path string) (string, error) {
+	var s unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &s); err != nil {
+		return "", fmt.Errorf("identify %s: %w", path, err)
+	}
+	return fmt.Sprintf("%d:%d:%d:%d.%d", s.Dev_major, s.Dev_minor, s.Ino, s.Btime.Sec, s.Btime.Nsec), nil
+}
+
 // reap collects orphans that have become this process's children (it is process 1 of a container, or a subreaper), which would
 // stay zombies for ever. It is harmless for any other process.
 func reap(pid int) {

@@ -21,6 +21,8 @@ func processes(string) ([]process, error) { return nil, errPlatform }
 
 func signalProcess(process, string, syscall.Signal) error { return errPlatform }
 
+func directoryID(string) (string, error) { return "", errPlatform }
+
 func reap(int) {}
 
 func ipcAttached(int) (int, error) { return 0, errPlatform }

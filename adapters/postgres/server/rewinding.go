@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/regent-infra/regent/adapters/postgres/binary"
 )
@@ -17,23 +16,10 @@ var ErrCondemned = errors.New("data directory is unusable")
 
 const condemnedName = "condemned"
 
-// directoryID identifies this very directory; a fresh copy in its place has another one.
-func (i *Instance) directoryID() (string, error) {
-	info, err := os.Stat(i.config.DataDir)
-	if err != nil {
-		return "", err
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "", errors.New("the file system does not identify folders")
-	}
-	return fmt.Sprintf("%d:%d", stat.Dev, stat.Ino), nil
-}
-
 // condemn notes durably that the data directory must not be started. The note lies outside of it, because pg_rewind removes what its
 // source does not have.
 func (i *Instance) condemn(reason string) error {
-	id, err := i.directoryID()
+	id, err := directoryID(i.config.DataDir)
 	if err != nil {
 		return err
 	}
@@ -50,7 +36,7 @@ func (i *Instance) checkCondemned() error {
 		return err
 	}
 	noted, reason, _ := strings.Cut(strings.TrimSpace(string(content)), "\n")
-	id, err := i.directoryID()
+	id, err := directoryID(i.config.DataDir)
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,9 @@ func checkSetting(name, value string) error {
 	if why, owned := ownedSettings[strings.ToLower(name)]; owned {
 		return fmt.Errorf("setting %s is owned by Regent (%s)", name, why)
 	}
+	if strings.EqualFold(name, "wal_level") && value != "replica" && value != "logical" {
+		return fmt.Errorf("setting wal_level: expected replica or logical, got %q: standbys need them", value)
+	}
 	if strings.ContainsAny(value, "\r\n\x00") {
 		return fmt.Errorf("setting %s: a line break or NUL cannot be written to a configuration file", name)
 	}

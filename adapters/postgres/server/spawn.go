@@ -98,6 +98,9 @@ const lastLines = 20
 // maxLine bounds a line of the server's log: queries in it can be of any length.
 const maxLine = 16 << 10
 
+// maxSecret bounds the passwords that are looked for at a cut.
+const maxSecret = 1 << 10
+
 // logPipe takes what the server prints, line by line, into slog with secrets masked.
 type logPipe struct {
 	logger *slog.Logger
@@ -131,6 +134,9 @@ func (p *logPipe) drain(read *os.File) {
 				p.logger.Warn("the server's log broke off", "error", err)
 			}
 			return
+		}
+		if tooLong {
+			line = line[:maxLine-maxSecret] // a secret that the cut goes through would not be recognised
 		}
 		p.take(string(line))
 		for tooLong && err == nil {

@@ -20,7 +20,7 @@ type FollowOptions struct {
 	Slot string
 	// ApplicationName is what the upstream's synchronous_standby_names goes by.
 	ApplicationName string
-	// RestoreCommand fetches WAL from an archive. Empty: none. Before 14 a change needs a restart.
+	// RestoreCommand fetches WAL from an archive. Empty: none. Refused before 14, where it could not be revoked.
 	RestoreCommand string
 }
 
@@ -46,6 +46,10 @@ func (i *Instance) FollowUpstream(ctx context.Context, o FollowOptions) error {
 	defer cancel()
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("follow %s: %w", o.Upstream, err)
+	}
+	if o.RestoreCommand != "" && i.config.Binaries.Version.Major < 14 {
+		return fmt.Errorf("follow %s: PostgreSQL 13 gives up a restore_command only at a restart, so it could not be revoked: use 14 or later, or no archive",
+			o.Upstream)
 	}
 	if err := i.acquire(ctx); err != nil {
 		return err
@@ -117,7 +121,7 @@ const revokeTimeout = 10 * time.Second
 //
 //   - no WAL receiver is alive, and none can attach again until [Instance.FollowUpstream]: the settings are cleared durably, and the passfile has no
 //     entry, so even a process with cached settings cannot authenticate;
-//   - everything that a receiver has ever acknowledged is below the reported end, and is on disk.
+//   - every whole record that a receiver has ever acknowledged lies below the reported end, and is on disk.
 //
 // It needs no SQL and works with replay paused, when PostgreSQL would go on streaming. On a stopped server it clears and reports alike.
 func (i *Instance) RevokeUpstream(ctx context.Context) (Position, error) {
@@ -235,10 +239,16 @@ func (i *Instance) position(ctx context.Context) (Position, error) {
 			start = replayed
 		}
 	}
-	end, err := wal.FindEnd(ctx, wal.EndConfig{
+	config := wal.EndConfig{
 		Dir: i.WALDir(), SegmentSize: data.SegmentSize, Start: start, Known: data.Redo,
 		Timeline: data.Timeline, MinRecovery: data.MinRecovery, MinTimeline: data.MinRecoveryLine, SystemIdentifier: data.SystemIdentifier,
-	})
+	}
+	end, err := wal.FindEnd(ctx, config)
+	if err != nil && config.Start > config.Known && ctx.Err() == nil {
+		// Replay may stand in a segment that came from an archive and is gone: the long way knows more.
+		config.Start = 0
+		end, err = wal.FindEnd(ctx, config)
+	}
 	if err != nil {
 		return Position{}, err
 	}

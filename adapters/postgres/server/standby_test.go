@@ -280,12 +280,12 @@ func TestCutClients(t *testing.T) {
 	servertest.Await(t, "a commit that hangs", func() bool {
 		return s.SQL(t, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == "1"
 	})
-	began := time.Now() //nolint:forbidigo // measures the machine
+	began := time.Now()
 	cut, err := s.CutClients(ctx)
 	if err != nil || cut.Sessions != len(sessions) || cut.Lingering != 0 {
 		t.Errorf("cut %+v, want %d sessions, %v", cut, len(sessions), err)
 	}
-	t.Logf("clients cut in %s", time.Since(began)) //nolint:forbidigo // as above
+	t.Logf("clients cut in %s", time.Since(began))
 	if err := <-hanging; err == nil {
 		t.Error("the hanging commit was acknowledged")
 	}

@@ -104,11 +104,15 @@ func TestFastStopEscalatesWhenAStandbyHangs(t *testing.T) {
 	ctx := servertest.Context(t)
 	primary := servertest.Start(t, server.RolePrimary)
 	standby := servertest.Follow(t, primary, "s1")
+	servertest.Await(t, "a walsender that has caught up", func() bool {
+		return primary.SQL(t, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn = sent_lsn") == "1"
+	})
 	for _, pid := range processesIn(t, standby.DataDir()) {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 	}
+	primary.SQL(t, "CREATE TABLE t (g int)") // something that the standby cannot confirm
 	stopped, err := primary.Stop(ctx, server.StopOptions{Mode: server.ModeFast, FastBudget: 700 * time.Millisecond})
 	if err != nil || stopped.Mode != server.ModeImmediate || !stopped.Escalated || stopped.Took > 5*time.Second {
 		t.Errorf("want an escalation to immediate, got %+v, %v", stopped, err)
@@ -171,6 +175,27 @@ func TestServerOutlivesTheThreadThatAskedForIt(t *testing.T) {
 		if got := s.SQL(t, "SELECT 1"); got != "1" {
 			t.Fatal("the server is gone")
 		}
+	}
+}
+
+// restart_after_crash is off: a backend that dies takes the server with it, and the agent decides what happens next.
+func TestACrashedBackendEndsTheServer(t *testing.T) {
+	t.Parallel()
+	ctx := servertest.Context(t)
+	s := servertest.Start(t, server.RolePrimary)
+	conn := s.Connect(t)
+	if err := syscall.Kill(int(conn.PID()), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	exit, err := s.Wait(ctx)
+	if err != nil || exit.Code != 1 || exit.Signal != 0 || exit.Requested {
+		t.Errorf("exit %+v, %v: want status 1", exit, err)
+	}
+	if !strings.Contains(strings.Join(exit.LastLines, "\n"), "was terminated by signal 9") {
+		t.Errorf("the last lines do not tell why: %q", exit.LastLines)
+	}
+	if err := s.WaitStopped(ctx); err != nil || len(processesIn(t, s.DataDir())) != 0 {
+		t.Errorf("processes are left, %v", err)
 	}
 }
 

@@ -30,7 +30,7 @@ func TestConfigReportsAllFaultsAtOnce(t *testing.T) {
 	c := Config{
 		DataDir: "data", RunDir: "run", ClusterName: "a b", ListenHosts: []string{"example.org"},
 		Superuser: Credential{User: "Bad"}, Replication: Credential{User: "same", Password: secret.New("line\nbreak")}, Rewind: Credential{User: "same"},
-		Settings:    map[string]string{"port": "1", "9x": "1", "work_mem": "1\n2"},
+		Settings:    map[string]string{"port": "1", "9x": "1", "work_mem": "1\n2", "wal_level": "minimal"},
 		ClientRules: []string{"host all"},
 		Binaries:    binary.Set{Version: binary.Version{Major: 12, Minor: 3}},
 	}
@@ -46,6 +46,7 @@ func TestConfigReportsAllFaultsAtOnce(t *testing.T) {
 		`role "same" is given twice: superuser, replication and rewind must differ`,
 		`password of role "same": expected printable ASCII only, so that every client prepares it alike`,
 		`setting port is owned by Regent (Config.Port)`, `setting "9x": expected a name of letters, digits and underscores`,
+		`setting wal_level: expected replica or logical, got "minimal": standbys need them`,
 		`setting work_mem: a line break or NUL cannot be written to a configuration file`,
 		`ClientRules: expected a line of pg_hba.conf, got "host all"`,
 		`unsupported PostgreSQL version 12.3: expected 13 to 18`,
@@ -106,7 +107,7 @@ func TestResolveIdentity(t *testing.T) {
 
 func TestCheckReach(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "regent-reach-")
+	dir, err := os.MkdirTemp("", "regent-reach-") //nolint:usetesting // what t.TempDir makes lies below a folder that is closed to others
 	if err != nil {
 		t.Fatal(err)
 	}

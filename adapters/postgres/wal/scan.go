@@ -55,13 +55,20 @@ const chunk = 128 * BlockSize
 // reader reads records from the segments of a history.
 type reader struct {
 	config ScanConfig
-	file   *os.File
-	name   string
+	// file is the segment of timeline that is open; nil if none.
+	file     *os.File
+	timeline Timeline
+	segment  Segment
 	// buffer holds filled bytes of file from offset on.
 	buffer []byte
 	offset uint64
 	filled int
+	// last is the header of the page that was asked for last, so that its records do not check it anew.
+	last pageHeader
+	// record collects one that goes over several pages.
 	record []byte
+	ways   []Branch
+	list   []Timeline
 }
 
 func (r *reader) close() {
@@ -124,26 +131,28 @@ func (r *reader) next(at LSN) (Record, error) {
 
 // timelinesFor lists the timelines whose files can hold what the history has at l, the newest first.
 func (r *reader) timelinesFor(l LSN) []Timeline {
-	way := r.config.History.way()
+	if r.ways == nil {
+		r.ways = r.config.History.way()
+	}
 	segment := r.config.SegmentSize.SegmentOf(l)
-	var list []Timeline
-	for n := len(way) - 1; n >= 0; n-- {
+	r.list = r.list[:0]
+	for n := len(r.ways) - 1; n >= 0; n-- {
 		begin := LSN(0)
 		if n > 0 {
-			begin = way[n-1].End
+			begin = r.ways[n-1].End
 		}
-		if l < way[n].End && r.config.SegmentSize.SegmentOf(begin) <= segment {
-			list = append(list, way[n].Timeline)
+		if l < r.ways[n].End && r.config.SegmentSize.SegmentOf(begin) <= segment {
+			r.list = append(r.list, r.ways[n].Timeline)
 		}
 	}
-	return list
+	return r.list
 }
 
 // read assembles the record at a boundary from the files of one timeline. A record that was never finished, because the server died
 // in its middle and went on at the next page, is passed over.
 func (r *reader) read(at LSN, t Timeline) (Record, error) {
 	for {
-		record, resumed, err := r.assemble(at, t)
+		record, data, resumed, err := r.assemble(at, t)
 		if err != nil {
 			return Record{}, err
 		}
@@ -151,7 +160,7 @@ func (r *reader) read(at LSN, t Timeline) (Record, error) {
 			at = resumed
 			continue
 		}
-		if err := parseRecord(&record, r.record); err != nil {
+		if err := parseRecord(&record, data); err != nil {
 			return Record{}, err
 		}
 		if record.isSwitch() {
@@ -165,37 +174,41 @@ func (r *reader) read(at LSN, t Timeline) (Record, error) {
 	}
 }
 
-// assemble collects the bytes of a record into r.record. resumed is not 0 if the record was given up, and another begins there.
-func (r *reader) assemble(at LSN, t Timeline) (record Record, resumed LSN, err error) {
+// assemble collects the bytes of a record. resumed is not 0 if the record was given up, and another begins there.
+func (r *reader) assemble(at LSN, t Timeline) (record Record, data []byte, resumed LSN, err error) {
 	start := skipHeader(at, r.config.SegmentSize)
 	pageStart := start &^ (BlockSize - 1)
 	page, header, err := r.page(pageStart, t)
 	if err != nil {
-		return Record{}, 0, err
+		return Record{}, nil, 0, err
 	}
 	if int(start-pageStart) < header.size || header.flags&flagContinues != 0 && start == pageStart+LSN(header.size) {
-		return Record{}, 0, fmt.Errorf("%w: no record starts at %s", errInvalid, start)
+		return Record{}, nil, 0, fmt.Errorf("%w: no record starts at %s", errInvalid, start)
 	}
 	rest := page[start-pageStart:]
 	total := int(binary.LittleEndian.Uint32(rest))
 	if total < recordHeaderSize || total > MaxRecordSize {
-		return Record{}, 0, fmt.Errorf("%w: record at %s has length %d", errInvalid, start, total)
+		return Record{}, nil, 0, fmt.Errorf("%w: record at %s has length %d", errInvalid, start, total)
 	}
 	record = Record{Start: start, Major: header.major}
-	r.record = append(r.record[:0], rest[:min(total, len(rest))]...)
+	if total <= len(rest) {
+		record.End = (start + LSN(total)).align()
+		return record, rest[:total:total], 0, nil // most records: nothing to collect
+	}
+	r.record = append(r.record[:0], rest...)
 	end := start + LSN(len(r.record))
 	for len(r.record) < total {
 		pageStart += BlockSize
 		page, header, err := r.page(pageStart, t)
 		if err != nil {
-			return Record{}, 0, err
+			return Record{}, nil, 0, err
 		}
 		if header.flags&flagOverwritten != 0 {
-			return Record{}, pageStart, nil
+			return Record{}, nil, pageStart, nil
 		}
 		missing := total - len(r.record)
 		if header.flags&flagContinues == 0 || int(header.remaining) != missing {
-			return Record{}, 0, fmt.Errorf("%w: record at %s does not go on at %s", errInvalid, start, pageStart)
+			return Record{}, nil, 0, fmt.Errorf("%w: record at %s does not go on at %s", errInvalid, start, pageStart)
 		}
 		part := page[header.size:]
 		part = part[:min(missing, len(part))]
@@ -203,15 +216,15 @@ func (r *reader) assemble(at LSN, t Timeline) (record Record, resumed LSN, err e
 		end = pageStart + LSN(header.size+len(part))
 	}
 	record.End = end.align()
-	return record, 0, nil
+	return record, r.record, 0, nil
 }
 
 // page returns the page at an address from a timeline's file, valid until the next call.
 func (r *reader) page(address LSN, t Timeline) ([]byte, pageHeader, error) {
 	size := r.config.SegmentSize
-	name := size.Name(t, size.SegmentOf(address))
-	if r.file == nil || r.name != name {
+	if segment := size.SegmentOf(address); r.file == nil || r.timeline != t || r.segment != segment {
 		r.close()
+		name := size.Name(t, segment)
 		f, err := os.Open(filepath.Join(r.config.Dir, name))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, pageHeader{}, fmt.Errorf("%w: there is no segment %s", errInvalid, name)
@@ -219,7 +232,7 @@ func (r *reader) page(address LSN, t Timeline) ([]byte, pageHeader, error) {
 		if err != nil {
 			return nil, pageHeader{}, fmt.Errorf("read WAL at %s: %w", address, err)
 		}
-		r.file, r.name, r.filled = f, name, 0
+		r.file, r.timeline, r.segment, r.filled, r.last = f, t, segment, 0, pageHeader{}
 	}
 	offset := size.Offset(address)
 	if offset < r.offset || offset+BlockSize > r.offset+uint64(r.filled) {
@@ -230,17 +243,21 @@ func (r *reader) page(address LSN, t Timeline) ([]byte, pageHeader, error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, pageHeader{}, fmt.Errorf("read WAL at %s: %w", address, err)
 		}
-		r.offset, r.filled = offset, n
+		r.offset, r.filled, r.last = offset, n, pageHeader{}
 	}
 	from := int(offset - r.offset)
 	page := r.buffer[from:min(from+BlockSize, r.filled)]
+	if r.last.size != 0 && r.last.address == address {
+		return page, r.last, nil
+	}
 	header, err := parsePage(page, address, size, r.config.SystemIdentifier)
 	if err != nil {
 		return nil, header, err
 	}
 	// A page is stamped with the timeline in force when it was begun: the file's own, or an ancestor's that was copied.
 	if begin, ok := r.config.History.BeginOf(t); header.timeline > t || ok && address >= begin && header.timeline != t {
-		return nil, header, fmt.Errorf("%w: page at %s in %s is stamped with timeline %d", errInvalid, address, name, header.timeline)
+		return nil, header, fmt.Errorf("%w: page at %s of timeline %d is stamped with timeline %d", errInvalid, address, t, header.timeline)
 	}
+	r.last = header
 	return page, header, nil
 }
