@@ -18,7 +18,7 @@ func (a *app) runRegistry(ctx context.Context, c *config.Loaded) error {
 	if err != nil {
 		return err
 	}
-	defer closer.Close()
+	defer func() { _ = closer.Close() }() // nothing is left to be lost
 	kafkaConfig := kafkaConfig(c, c.Brokers)
 	if err := kafkaConfig.Validate(); err != nil {
 		return withCode(exitUsage, err)
