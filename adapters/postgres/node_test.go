@@ -128,16 +128,23 @@ type node struct {
 	name   string
 	config Config
 	log    *memoryLog
-	logs   *bytes.Buffer
+	logs   *lockedBuffer
 
 	cancel context.CancelFunc
 	done   chan error
 	agent  *Agent
 }
 
+// lockedBuffer keeps what several goroutines log.
 type lockedBuffer struct {
 	mu sync.Mutex
-	b  *bytes.Buffer
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func (l *lockedBuffer) Write(p []byte) (int, error) {
@@ -167,14 +174,14 @@ func testConfig(t testing.TB, name string) Config {
 // startNode runs an agent; it is stopped with the test.
 func startNode(t testing.TB, log *memoryLog, name string) *node {
 	t.Helper()
-	n := &node{t: t, name: name, config: testConfig(t, name), log: log, logs: &bytes.Buffer{}}
+	n := &node{t: t, name: name, config: testConfig(t, name), log: log, logs: &lockedBuffer{}}
 	n.start()
 	t.Cleanup(func() { n.stop() })
 	return n
 }
 
 func (n *node) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(&lockedBuffer{b: n.logs}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func (n *node) start() {

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -149,7 +149,6 @@ type process struct {
 	*node
 	broker *broker
 	cmd    *exec.Cmd
-	stderr *lockedBuffer
 	ended  chan struct{}
 }
 
@@ -157,13 +156,12 @@ func startProcess(t testing.TB, b *broker, log *memoryLog, name string) *process
 	t.Helper()
 	config := testConfig(t, name)
 	config.Kafka = kafka.Config{Brokers: b.config.Brokers}
-	logs := &bytes.Buffer{}
-	p := &process{node: &node{t: t, name: name, config: config, log: log, logs: logs}, broker: b, stderr: &lockedBuffer{b: logs}}
+	p := &process{node: &node{t: t, name: name, config: config, log: log, logs: &lockedBuffer{}}, broker: b}
 	p.spawn()
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {
-			t.Logf("what %s logged:\n%s", name, logs)
+			t.Logf("what %s logged:\n%s", name, p.logs)
 		}
 	})
 	return p
@@ -177,19 +175,24 @@ func (p *process) spawn() {
 	}
 	p.cmd = exec.Command(os.Args[0])
 	p.cmd.Env = append(os.Environ(), envAgent+"="+string(text), envRegistry+"="+p.broker.stack.RegistryURL())
-	p.cmd.Stderr = p.stderr
-	// It must not outlive the test, not even one that is killed.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
+	p.cmd.Stderr = p.logs
+	// It must not outlive the test, not even one that is killed. The kernel's signal comes when the thread that forked ends.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p.ended = make(chan struct{})
 	p.done = make(chan error, 1)
 	cmd, ended, done := p.cmd, p.ended, p.done
+	started := make(chan error, 1)
 	go func() {
-		done <- cmd.Wait()
-		close(ended)
+		runtime.LockOSThread()
+		err := cmd.Start()
+		if started <- err; err == nil {
+			done <- cmd.Wait()
+			close(ended)
+		}
 	}()
+	if err := <-started; err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func (p *process) signal(sig syscall.Signal) {

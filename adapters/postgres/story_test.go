@@ -262,6 +262,10 @@ func TestReinstatedIncumbentGoesOnUnderTheNewTerm(t *testing.T) {
 func TestPromotionBelowMinLsnIsRefused(t *testing.T) {
 	t.Parallel()
 	_, _, two := pair(t)
+	// Not fenced yet: its end is found, and looked at, when it has let go of its upstream.
+	if why := two.refuse(two.promotion(2, 2, 1<<40), schemas.OrderStatusRefused); !strings.Contains(why, "is below min_lsn 100/0") {
+		t.Fatal(why)
+	}
 	ack := two.fence(2, false)
 	why := two.refuse(two.promotion(2, 2, ack.WalEnd.Lsn+1), schemas.OrderStatusRefused)
 	if !strings.Contains(why, "is below min_lsn") || !strings.Contains(why, "acknowledged writes would be lost") {
@@ -401,8 +405,8 @@ func TestLostMemoryDirectoryFailsOrdersWithoutBeginningThem(t *testing.T) {
 	log := newLog()
 	n := startNode(t, log, "pg-1")
 	n.bootstrap(1)
-	aside := n.config.AgentDir + "aside"
 	dir := n.agent.config.AgentDir
+	aside := dir + ".aside"
 	if err := os.Rename(dir, aside); err != nil {
 		t.Fatal(err)
 	}
@@ -449,7 +453,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 		}
 	}
 	for _, n := range []*node{one, two} {
-		if s := has(n.logs.Bytes()); s != "" {
+		if s := has([]byte(n.logs.String())); s != "" {
 			t.Errorf("%s is in the log of %s", s, n.name)
 		}
 		for _, dir := range []string{n.agent.config.AgentDir, n.agent.config.RunDir, n.config.DataDir} {
