@@ -318,7 +318,7 @@ func (a *agent) execute(o Order, m schemas.OrderMeta) {
 			return
 		}
 		a.begin(o, func() (bool, string) {
-			a.w.holdsAll(a, "was reinstated")
+			a.w.holdsAll(a, m.Term, "was reinstated")
 			a.office(m.Term, p.SynchronousStandbyNames)
 			return true, ""
 		})
@@ -340,7 +340,7 @@ func (a *agent) simple(o Order, m schemas.OrderMeta) {
 		}
 		a.begin(o, func() (bool, string) {
 			if p.AsPrimary && !a.running {
-				a.w.holdsAll(a, "was started as primary")
+				a.w.holdsAll(a, m.Term, "was started as primary")
 			}
 			a.renounced = 0
 			a.start()
@@ -414,7 +414,7 @@ func (a *agent) promote(p *schemas.PromotePostgres) (bool, string) {
 	case a.promised != p.Meta.Term:
 		return false, "more was promised"
 	}
-	a.w.holdsAll(a, fmt.Sprintf("was promoted under term %d", p.Meta.Term))
+	a.w.holdsAll(a, p.Meta.Term, fmt.Sprintf("was promoted under term %d", p.Meta.Term))
 	a.history = append(slices.Clone(a.history), schemas.TimelineSwitch{Timeline: a.timeline, SwitchLsn: a.lsn()})
 	a.timeline = p.Timeline
 	a.office(p.Meta.Term, p.SynchronousStandbyNames)
@@ -533,7 +533,7 @@ func (a *agent) acknowledge() {
 		if a.held(i) {
 			for _, e := range a.wal[:i] {
 				if _, ok := a.w.acked[e.id]; !ok && e.term == a.term {
-					a.w.acked[e.id] = fmt.Sprintf("%s in term %d", a.name, a.term)
+					a.w.acked[e.id] = acknowledged{a.name, a.term}
 				}
 			}
 			return

@@ -56,6 +56,10 @@ func (r *run) command(c *Command) {
 		if strings.TrimSpace(q.meta.RequestedBy) == "" {
 			q.reject(schemas.RejectionReasonMalformed, "meta.requested_by is empty, expected the person or program that asks")
 		}
+		if damage := r.damage(); damage != "" {
+			q.reject(schemas.RejectionReasonUnsafe, "the cluster's record is damaged: %s", damage)
+			break
+		}
 		r.examine(q, c.Payload)
 		r.examineConflict(q)
 	}

@@ -26,7 +26,7 @@ func Decide(v *View) Decision {
 	if v.Command != nil {
 		r.command(v.Command)
 	}
-	if r.rec == nil {
+	if r.rec == nil || r.damagedRecord() != "" {
 		return r.decision()
 	}
 	for turn := 0; ; turn++ {
@@ -63,6 +63,10 @@ func (r *run) pass(w *schemas.Workflow) {
 	r.wf, r.table = w, t
 	if t == nil || t.step(Step(w.Step)).Name == "" {
 		r.finish(w, schemas.WorkflowStatusFailed, text("step %q of %s is unknown to this version", w.Step, w.Kind))
+		return
+	}
+	if damage := r.damagedWorkflow(); damage != "" {
+		r.finish(w, schemas.WorkflowStatusFailed, "it does not agree with the cluster's record: "+damage)
 		return
 	}
 	r.results()

@@ -40,8 +40,9 @@ func failoverTable() *Table {
 			{ID: "F14", Step: stepAttach, If: []Condition{no(factAttached), no(factFallen), no(factOverdue)}, Do: []Action{actPressFollowers}, say: (*run).sayAttach, Why: "they attach"},
 
 			{ID: "F15", Step: stepReinstate, If: []Condition{yes(factPromoted)}, End: schemas.WorkflowStatusReinstated, say: (*run).sayReinstated, Why: "the revocation was given up without harm"},
-			{ID: "F16", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), yes(factRetries)}, Next: stepFence, Do: []Action{actRetry, actOpenTerm, actFenceAll}, say: (*run).sayFallen, Why: "the incumbent cannot go on either: try another election"},
-			{ID: "F17", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), no(factRetries)}, End: schemas.WorkflowStatusFailed, Do: []Action{actSpent}, say: (*run).sayFallen, Why: "neither works: the watch decides when to try again"},
+			{ID: "F16", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), yes(factRetries), yes(factFeasible)}, Next: stepFence, Do: []Action{actRetry, actOpenTerm, actFenceAll}, say: (*run).sayFallen, Why: "the incumbent cannot go on either, and an election could succeed by now"},
+			{ID: "F17", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), yes(factRetries), no(factFeasible)}, End: schemas.WorkflowStatusFailed, Do: []Action{actSpent}, say: (*run).sayFallen, Why: "nobody else can serve: the watch restarts it in place, with pauses"},
+			{ID: "F17b", Step: stepReinstate, If: []Condition{no(factPromoted), yes(factFailed), no(factRetries)}, End: schemas.WorkflowStatusFailed, Do: []Action{actSpent}, say: (*run).sayFallen, Why: "neither works: the watch decides when to try again"},
 			{ID: "F18", Step: stepReinstate, If: []Condition{no(factPromoted), no(factFailed)}, Do: []Action{actPressReinstatement}, say: (*run).sayPromoting, Why: "it comes up"},
 		},
 	}

@@ -91,7 +91,7 @@ func (r *run) penalise(node, reason string) {
 	if b := r.backoff(node); b != nil {
 		failures = b.Failures + 1
 	}
-	pause := backoffBase << min(failures-1, 6)
+	pause := backoffBase << min(max(failures-1, 0), 6)
 	r.setBackoff(schemas.NodeBackoff{Node: node, Failures: failures, Until: r.now.Add(min(pause, backoffMax)), Reason: reason})
 }
 

@@ -71,7 +71,6 @@ var (
 	actIdentify = Action{Name: "record the identity of the new database system", do: func(r *run) {
 		n := r.incumbent()
 		r.rec.SystemIdentifier = n.Observed.SystemIdentifier
-		r.rec.Timeline = max(r.rec.Timeline, n.Observed.Timeline)
 		r.note(text("%s serves; its database system is %s", r.rec.Primary, r.rec.SystemIdentifier), evidence(n, "primary"))
 	}}
 

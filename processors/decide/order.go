@@ -84,7 +84,7 @@ func (r *run) press(node, kind string, payload func(schemas.OrderMeta) any) {
 	again := false
 	switch o.Status {
 	case schemas.OrderStatusIssued:
-		again = missed || alive(n) && r.reached(o.IssuedAt.Add(resendAfter<<min(o.Attempt-1, 3)))
+		again = missed || alive(n) && r.reached(o.IssuedAt.Add(resend(o)))
 	case schemas.OrderStatusReceived, schemas.OrderStatusRunning:
 		again = missed
 	case schemas.OrderStatusDone:
@@ -98,6 +98,11 @@ func (r *run) press(node, kind string, payload func(schemas.OrderMeta) any) {
 	if again {
 		r.issue(node, kind, payload)
 	}
+}
+
+// resend is how long an order may go untaken: longer with each attempt.
+func resend(o *schemas.IssuedOrder) time.Duration {
+	return resendAfter << min(max(o.Attempt-1, 0), 3)
 }
 
 // issue sends an order and remembers it. One that is sent again has a new identifier, but for a promotion: there is one per term.
@@ -128,7 +133,7 @@ func (r *run) issue(node, kind string, payload func(schemas.OrderMeta) any) {
 	p := payload(schemas.OrderMeta{Node: node, Term: r.rec.Term, WorkflowID: r.wf.ID, Step: r.wf.Step, ExpiresAt: r.wf.StepDeadline})
 	invariant.Assert(schemas.RecordName(p) == kind, "the payload of %s is of that type", kind)
 	if alive(r.node(node)) {
-		r.wake(entry.IssuedAt.Add(resendAfter << min(entry.Attempt-1, 3)))
+		r.wake(entry.IssuedAt.Add(resend(&entry)))
 	}
 	r.orders = append(r.orders, Order{ID: entry.OrderID, Sequence: r.sequence(), Node: node, Workflow: r.wf.ID, Payload: p})
 }

@@ -38,7 +38,7 @@ func (r *run) authorise() {
 	former, formerTerm := r.rec.Primary, r.rec.PromotionTerm
 	timeline := r.rec.Timeline
 	for _, name := range r.names() {
-		if n := r.node(name); n != nil {
+		if n := r.node(name); n != nil && n.Observed.Timeline < maxTimeline {
 			timeline = max(timeline, n.Observed.Timeline)
 		}
 	}

@@ -52,6 +52,8 @@ var scenarios = []scenario{
 	{name: "postgres alone", nodes: 3, policy: quorumPolicy(1), faults: []string{"crash"}},
 	{name: "one follower", nodes: 3, policy: quorumPolicy(1), faults: []string{"follower"}, calm: true},
 	{name: "orchestrator and broker", nodes: 3, policy: quorumPolicy(1), faults: []string{"pause", "outage", "abort"}, calm: true},
+	{name: "the agent of the primary", nodes: 3, policy: quorumPolicy(1), faults: []string{"primary freeze", "primary broker"}, calm: true},
+	{name: "the agent of the primary, killed", nodes: 3, policy: quorumPolicy(1), faults: []string{"primary freeze", "primary broker", "primary killagent"}},
 	{name: "two nodes", nodes: 2, policy: quorumPolicy(1), faults: all, commands: true},
 }
 
@@ -92,7 +94,7 @@ func simulate(t testing.TB, s scenario, seed uint64, verbose bool) {
 	}()
 	sim.initialise(s.policy)
 	if s.policy.SynchronousMode == schemas.SynchronousModeQuorum {
-		sim.acked = map[int]string{}
+		sim.acked = map[int]acknowledged{}
 	}
 	started := len(sim.terms)
 	sim.rate = 0.002 + 0.03*sim.rng.Float64()*sim.rng.Float64()
@@ -213,6 +215,12 @@ func (m *simulation) fault(kind string) {
 		a = m.agents[m.names[len(m.names)-1]]
 		kind = []string{"crash", "kill", "killagent", "freeze", "broker", "link"}[m.rng.IntN(6)]
 	}
+	if of, ok := strings.CutPrefix(kind, "primary "); ok {
+		if a = m.primaryAgent(); !a.up || a.frozen || a.cutFromBroker {
+			return
+		}
+		kind = of
+	}
 	lasting := time.Duration(m.rng.IntN(int(20 * time.Second)))
 	a.slow = m.rng.IntN(20)
 	m.logf("!! %s %s for %s", kind, a.name, lasting)
@@ -244,6 +252,8 @@ func (m *simulation) fault(kind string) {
 		m.aborts = 1 + m.rng.IntN(5)
 	}
 }
+
+func (m *simulation) primaryAgent() *agent { return m.agents[m.rec().Primary] }
 
 func (m *simulation) randomCommand() {
 	if m.hold || m.outage > 0 {
@@ -351,7 +361,7 @@ func (m *simulation) healthy() bool {
 	if !p.committed(id) {
 		return false
 	}
-	m.holdsAll(p, "is primary in the end")
+	m.holdsAll(p, p.term, "is primary in the end")
 	return true
 }
 

@@ -82,7 +82,7 @@ func (r *run) gathering(c choice) string {
 	acked := nodesOf(r.wf.Acknowledgements)
 	for _, name := range r.names() {
 		n := r.node(name)
-		if name == r.rec.Primary || slices.Contains(acked, name) || !alive(n) || formerPrimary(n) || n.Observed.Postmaster == schemas.PostmasterStatusAbsent {
+		if name == r.rec.Primary && tookOffice(n, r.rec.PromotionTerm) || slices.Contains(acked, name) || !alive(n) || formerPrimary(n) || n.Observed.Postmaster == schemas.PostmasterStatusAbsent {
 			continue
 		}
 		if !r.reached(r.wf.StepStartedAt.Add(gatherFor)) {
@@ -143,7 +143,9 @@ var (
 	actConfirmOffice = Action{Name: "note that the new primary serves", do: func(r *run) {
 		n := r.incumbent()
 		r.clearBackoff("")
-		r.rec.Timeline = max(r.rec.Timeline, n.Observed.Timeline)
+		if n.Observed.Timeline < maxTimeline {
+			r.rec.Timeline = max(r.rec.Timeline, n.Observed.Timeline)
+		}
 		r.note(text("%s, %s after the workflow began", r.sayPromoted(), r.now.Sub(r.wf.StartedAt).Round(time.Millisecond)), evidence(n, text("primary of term %d, takes connections", n.Observed.Term)))
 	}}
 

@@ -211,6 +211,9 @@ func (s *story) prepare(t *testing.T, d *datadriven.TestData, args []string) {
 			d.ScanArgs(t, "timeline", &a.timeline)
 			a.wal = append(a.wal, entry{a.timeline, a.term, 1 << 30})
 		}
+		if d.HasArg("setting") {
+			a.ssn = "ANY 1 (\"somebody-t1\")"
+		}
 		if slices.Contains(args, "nodata") {
 			a.hasData, a.running = false, false
 		}

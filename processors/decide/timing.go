@@ -43,4 +43,6 @@ const (
 	maxMembers     = 64
 	// maxTerm bounds the terms that are believed: one above it is a bug or a forgery, and must not be counted on from.
 	maxTerm = 1 << 48
+	// maxTimeline bounds timeline ids the same way; agents refuse greater ones.
+	maxTimeline = 1<<31 - 1
 )
