@@ -33,6 +33,15 @@ test: ## Run all tests
 test-race: ## Run all tests under the race detector
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 
+.PHONY: soak
+soak: build ## A failover a minute for 30 minutes; memory and goroutines must stay flat
+	bin/regent demo --script --soak 30m
+
+.PHONY: soak-kill
+soak-kill: ## Kill `regent up` 200 times under load, and the embedded broker 200 times
+	REGENT_KILL_ROUNDS=200 $(GO) test -count=1 -timeout 120m -v -run Kill ./cmd/regent/killtest
+	REGENT_EMBEDDED_ROUNDS=200 $(GO) test -count=1 -timeout 60m -run Kill ./internal/embedded
+
 .PHONY: cover
 cover: ## Statement coverage of the processors, the runtime and the state store; fails below COVER_MIN
 	$(GO) test -timeout $(TEST_TIMEOUT) -coverpkg=$(COVER_PKGS) -coverprofile=coverage.out ./processors/... ./internal/stream/... ./statestore/...
