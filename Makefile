@@ -39,8 +39,8 @@ soak: build ## A failover a minute for 30 minutes; memory and goroutines must st
 
 .PHONY: soak-kill
 soak-kill: ## Kill `regent up` 200 times under load, and the embedded broker 200 times
-	REGENT_KILL_ROUNDS=200 $(GO) test -count=1 -timeout 120m -v -run Kill ./cmd/regent/killtest
-	REGENT_EMBEDDED_ROUNDS=200 $(GO) test -count=1 -timeout 60m -run Kill ./internal/embedded
+	REGENT_KILL_ROUNDS=200 $(GO) test -count=1 -timeout 120m -v -run SIGKILL ./cmd/regent/killtest
+	REGENT_EMBEDDED_ROUNDS=200 $(GO) test -count=1 -timeout 60m -run SIGKILL ./internal/embedded
 
 .PHONY: cover
 cover: ## Statement coverage of the processors, the runtime and the state store; fails below COVER_MIN
