@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/regent-infra/regent/internal/artifact"
 )
 
 // ErrChecksum is wrapped when an archive is not the one that was published.
@@ -40,7 +42,7 @@ type FetchOptions struct {
 	Major int
 	// CacheDir is where archives are unpacked, one folder each. Empty: [DefaultCacheDir].
 	CacheDir string
-	// BaseURL is the Maven repository. Empty: the environment's REGENT_MAVEN_URL, else [DefaultBaseURL].
+	// BaseURL is the Maven repository. Empty: [artifact.Repository].
 	BaseURL string
 	// Client makes the requests. Nil: one that honours HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 	Client *http.Client
@@ -90,10 +92,7 @@ func (o FetchOptions) resolve() (FetchOptions, error) {
 		}
 	}
 	if o.BaseURL == "" {
-		o.BaseURL = os.Getenv(BaseURLVariable)
-	}
-	if o.BaseURL == "" {
-		o.BaseURL = DefaultBaseURL
+		o.BaseURL = artifact.Repository()
 	}
 	o.BaseURL = strings.TrimRight(o.BaseURL, "/")
 	if o.platform == "" {
@@ -165,7 +164,7 @@ func (o FetchOptions) get(ctx context.Context, url string) (*http.Response, erro
 	response, err := o.Client.Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("reach the Maven repository: %w: set %s to a repository that can be reached, or install PostgreSQL",
-			err, BaseURLVariable)
+			err, artifact.RepositoryVariable)
 	}
 	if response.StatusCode != http.StatusOK {
 		_ = response.Body.Close()

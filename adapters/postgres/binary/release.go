@@ -6,12 +6,6 @@ import (
 	"runtime"
 )
 
-// DefaultBaseURL is the public Maven repository that holds the archives.
-const DefaultBaseURL = "https://repo1.maven.org/maven2"
-
-// BaseURLVariable names the environment variable that replaces [DefaultBaseURL], for sites with a mirror of their own.
-const BaseURLVariable = "REGENT_MAVEN_URL"
-
 // releases are the archives that are fetched when only a major version is asked for, newest first.
 var releases = map[int]string{18: "18.4.0", 17: "17.11.0", 16: "16.15.0", 15: "15.19.0", 14: "14.23.0", 13: "13.23.0"}
 
