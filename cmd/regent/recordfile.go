@@ -1,14 +1,18 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"io/fs"
 	"maps"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/regent-infra/regent/internal/event"
+	"github.com/regent-infra/regent/internal/invariant"
 	"github.com/regent-infra/regent/internal/strictyaml"
 	"github.com/regent-infra/regent/schemas"
 )
@@ -145,11 +149,15 @@ func (f *filler) fill(v reflect.Value, tree any, path []any) {
 			f.fill(v.Index(i), item, append(slices.Clone(path), i))
 		}
 	case reflect.String:
-		if s, ok := tree.(string); ok {
-			v.SetString(s)
+		s, ok := tree.(string)
+		if !ok {
+			f.wrong(path, tree, "text")
 			return
 		}
-		f.wrong(path, tree, "text")
+		if symbols, enum := enums()[v.Type().String()]; enum && !slices.Contains(symbols, s) {
+			f.fault(path, "%s: %q, expected one of %s", dotted(path), s, strings.Join(symbols, ", "))
+		}
+		v.SetString(s)
 	case reflect.Bool:
 		if b, ok := tree.(bool); ok {
 			v.SetBool(b)
@@ -167,6 +175,29 @@ func (f *filler) fill(v reflect.Value, tree any, path []any) {
 		f.wrong(path, tree, "nothing: this field cannot be set in a file")
 	}
 }
+
+// enums are the symbols of every enumeration of the schemas, by the name of its Go type.
+var enums = sync.OnceValue(func() map[string][]string {
+	all := map[string][]string{}
+	files, err := fs.Glob(schemas.Files, "*.avsc")
+	invariant.Assert(err == nil, "the embedded schemas can be listed: %v", err)
+	for _, file := range files {
+		var schema struct {
+			Type    string   `json:"type"`
+			Name    string   `json:"name"`
+			Symbols []string `json:"symbols"`
+		}
+		raw, err := schemas.Files.ReadFile(file)
+		if err == nil {
+			err = json.Unmarshal(raw, &schema)
+		}
+		invariant.Assert(err == nil, "the embedded schema %s can be read: %v", file, err)
+		if schema.Type == "enum" {
+			all["schemas."+schema.Name] = schema.Symbols
+		}
+	}
+	return all
+})
 
 func (f *filler) fillTime(v reflect.Value, tree any, path []any) {
 	if at, ok := tree.(time.Time); ok {
