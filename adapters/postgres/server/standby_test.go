@@ -96,7 +96,13 @@ func TestRevokeWithReplayPaused(t *testing.T) {
 	servertest.Await(t, "WAL that is not replayed", func() bool {
 		return standby.SQL(t, "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()") == "t"
 	})
-	stale := standby.Settings()["primary_conninfo"]
+	stale := standby.Settings()["primary_conninfo"] + " dbname=replication replication=true"
+	if !strings.Contains(stale, "passfile") {
+		t.Fatalf("unexpected primary_conninfo %q", stale)
+	}
+	if err := connectAs(t, stale); err != nil {
+		t.Fatalf("with the passfile the settings must do: %v", err)
+	}
 	acknowledged := primary.SQL(t, "SELECT flush_lsn FROM pg_stat_replication")
 	position, err := standby.RevokeUpstream(ctx)
 	if err != nil {
@@ -111,10 +117,7 @@ func TestRevokeWithReplayPaused(t *testing.T) {
 	}
 	servertest.Await(t, "the primary to notice", func() bool { return primary.SQL(t, "SELECT count(*) FROM pg_stat_replication") == "0" })
 	// The cached settings are worth nothing without the passfile.
-	if !strings.Contains(stale, "passfile") {
-		t.Fatalf("unexpected primary_conninfo %q", stale)
-	}
-	_, err = pgconn.Connect(ctx, stale+" replication=true")
+	err = connectAs(t, stale)
 	if err == nil || !strings.Contains(err.Error(), "password") {
 		t.Errorf("a connection with cached settings: want it refused for want of a password, got %v", err)
 	}
@@ -128,6 +131,21 @@ func TestRevokeWithReplayPaused(t *testing.T) {
 	if err != nil || again.End != position.End {
 		t.Errorf("a second revocation: end %s was %s, %v", again.End, position.End, err)
 	}
+}
+
+// connectAs connects as a WAL receiver with these settings does.
+func connectAs(t *testing.T, settings string) error {
+	t.Helper()
+	config, err := pgconn.ParseConfig(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.RuntimeParams = map[string]string{"replication": "true"} // the rest is libpq's own
+	conn, err := pgconn.ConnectConfig(servertest.Context(t), config)
+	if err != nil {
+		return err
+	}
+	return conn.Close(servertest.Context(t))
 }
 
 // The receiver is killed at any moment of its life, while it starts above all.
