@@ -104,6 +104,16 @@ func (o order) run() error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)
 	}()
+	go func() {
+		look := time.NewTicker(time.Millisecond)
+		defer look.Stop()
+		for range look.C {
+			if len(r.Partitions()) == crashPartitions {
+				fmt.Println("runs all tasks")
+				return
+			}
+		}
+	}()
 	if err := r.Run(ctx); err != nil {
 		return err
 	}

@@ -138,6 +138,7 @@ func (b *broker) conclude(t testing.TB, o order, f *feeder) error {
 	f.stop()
 	o.Point = ""
 	last := spawn(t, o)
+	last.says("runs all tasks")
 	b.caughtUp(t)
 	last.signal(syscall.SIGTERM)
 	if s := last.ended(); s != 0 {

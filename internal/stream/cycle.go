@@ -77,6 +77,9 @@ func (r *Runtime) step(ctx context.Context) error {
 	if err := r.maybeFlush(); err != nil {
 		return err
 	}
+	if err := r.serve(); err != nil {
+		return err
+	}
 	if len(batch.Records) == 0 {
 		if err := r.probe(ctx); err != nil {
 			return err

@@ -7,9 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"time"
 
-	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/statestore"
 )
@@ -215,9 +213,13 @@ type worker struct {
 // recover does all that has to happen between assignment and first record.
 func (w *worker) recover(ctx context.Context) (*task, bool, error) {
 	began := w.r.opts.Clock.Now()
-	ev, err := w.gather(ctx)
+	g := gatherer{def: &w.r.def, session: w.session, topics: w.topics, clock: w.r.opts.Clock, id: w.id}
+	ev, err := g.gather(ctx)
 	if err != nil {
 		return nil, false, fmt.Errorf("recover task %d: %w", w.id, err)
+	}
+	if ev.p, err = readPosition(w.r.opts.Store, w.r.def.Name, w.id); err != nil {
+		return nil, false, &taskError{fmt.Errorf("recover task %d: %w", w.id, err)}
 	}
 	pl, err := decide(ev)
 	if err != nil {
@@ -248,58 +250,6 @@ func (w *worker) recover(ctx context.Context) (*task, bool, error) {
 	}
 	w.r.opts.Metrics.recovery.WithLabelValues(w.r.def.Name).Observe(w.r.opts.Clock.Now().Sub(began).Seconds())
 	return t, pl.lost || end > pl.out, nil
-}
-
-// stablePoll is the pause between two looks at the last stable offset.
-const stablePoll = 10 * time.Millisecond
-
-// gather collects the evidence: it waits until everything that was written to S before the assignment is decided.
-func (w *worker) gather(ctx context.Context) (evidence, error) {
-	r := w.r
-	ev := evidence{def: &r.def, task: w.id, inputs: map[topicPartition]inputEvidence{}}
-	parts := r.def.partitionsOf(w.id, w.topics)
-	all := slices.Clone(parts)
-	s := w.changelogPartition()
-	if s.Topic != "" {
-		all = append(all, s)
-	}
-	marks, err := w.session.Watermarks(ctx, all)
-	if err != nil {
-		return ev, err
-	}
-	ev.s = marks[s]
-	for stable := ev.s.Stable; s.Topic != "" && stable < ev.s.High; {
-		if err := clock.Wait(ctx, r.opts.Clock, stablePoll); err != nil {
-			return ev, err
-		}
-		now, err := w.session.Watermarks(ctx, []topicPartition{s})
-		if err != nil {
-			return ev, err
-		}
-		stable = now[s].Stable
-	}
-	committed, err := w.session.Committed(ctx, parts)
-	if err != nil {
-		return ev, err
-	}
-	if ev.k, err = readCommits(committed); err != nil {
-		return ev, &taskError{err}
-	}
-	for _, tp := range parts {
-		in := inputEvidence{info: w.topics[tp.Topic], marks: marks[tp]}
-		for _, decl := range r.def.Inputs {
-			if decl.Topic == tp.Topic {
-				in.table = decl.Table
-			}
-		}
-		ev.inputs[tp] = in
-	}
-	ev.changelog = w.topics[r.def.Changelog]
-	ev.now = r.opts.Clock.Now()
-	if ev.p, err = readPosition(r.opts.Store, r.def.Name, w.id); err != nil {
-		return ev, &taskError{err}
-	}
-	return ev, nil
 }
 
 func (w *worker) changelogPartition() topicPartition {

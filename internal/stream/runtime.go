@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/statestore"
 )
 
@@ -30,7 +29,9 @@ type Runtime struct {
 	cache       *cache
 	generations map[int32]int64
 	txn         *transaction
-	rewound     bool // in this step, partitions were set back to their committed positions
+	requests    chan request
+	over        chan struct{} // closed when Run has returned
+	rewound     bool          // in this step, partitions were set back to their committed positions
 	recoveries  recoveries
 	slots       chan struct{} // bounds the recoveries at work
 	pace        pace
@@ -51,6 +52,8 @@ func New(def Definition, opts Options) (*Runtime, error) {
 		generations: map[int32]int64{},
 		txn:         &transaction{},
 		slots:       make(chan struct{}, opts.Recoveries),
+		requests:    make(chan request, 16),
+		over:        make(chan struct{}),
 	}
 	r.pace = pace{min: opts.CommitMinAge, max: opts.CommitMaxAge}
 	r.status = newStatusBoard(def.Name, opts.Clock.Now())
@@ -62,6 +65,7 @@ func New(def Definition, opts Options) (*Runtime, error) {
 // [Runtime.Status]. It returns an error for what no retry heals: a [*Refusal], a [*FatalError], a failed store, an error of the
 // machine. It may be called once.
 func (r *Runtime) Run(ctx context.Context) error {
+	defer close(r.over)
 	pause := r.opts.RetryMin
 	for {
 		started := r.opts.Clock.Now()
@@ -80,11 +84,27 @@ func (r *Runtime) Run(ctx context.Context) error {
 		r.opts.Metrics.retries.WithLabelValues(r.def.Name).Inc()
 		r.log.Warn("session ended; it is started again", slog.Any("error", err), slog.Duration("pause", pause))
 		r.setState(StateRetrying, err)
-		if clock.Wait(ctx, r.opts.Clock, pause) != nil {
+		if !r.rest(ctx, pause) {
 			r.setState(StateStopped, nil)
 			return nil
 		}
 		pause = min(2*pause, r.opts.RetryMax)
+	}
+}
+
+// rest waits between two sessions and answers requests meanwhile; it returns false when ctx has ended.
+func (r *Runtime) rest(ctx context.Context, pause time.Duration) bool {
+	timer := r.opts.Clock.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case req := <-r.requests:
+			req.done <- nil // the end of the session has flushed
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 
@@ -142,7 +162,7 @@ func (r *Runtime) begin(ctx context.Context) error {
 // endSession brings everything to rest: recoveries end, committed state is flushed, tasks and caches go, the group is left.
 func (r *Runtime) endSession(ctx context.Context) error {
 	r.recoveries.stop()
-	flushed := r.flushAll()
+	flushed := errors.Join(r.flushAll(), r.serve())
 	if r.session == nil {
 		return flushed
 	}

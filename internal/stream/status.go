@@ -71,6 +71,7 @@ type statusBoard struct {
 	since     time.Time
 	err       error
 	trouble   func() error
+	wake      func()
 	tasks     map[int32]*TaskStatus
 }
 
@@ -89,9 +90,9 @@ func (r *Runtime) setState(s State, err error) {
 		b.err = err
 	}
 	if s != StateRunning {
-		b.trouble = nil
+		b.trouble, b.wake = nil, nil
 	} else {
-		b.trouble = r.session.Trouble
+		b.trouble, b.wake = r.session.Trouble, r.session.Wake
 	}
 }
 

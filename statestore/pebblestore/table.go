@@ -98,9 +98,10 @@ func (b *builder) add(key, value []byte) error {
 			return err
 		}
 		b.paths = append(b.paths, path)
-		o := s.opts.pebble(s.failure)
+		// The options of level 0, wherever the table ends up: those of the lowest level mark deletions as obsolete, and they would
+		// hide nothing any more.
 		b.w = sstable.NewWriter(objstorageprovider.NewFileWritable(f),
-			o.MakeWriterOptions(len(o.Levels)-1, s.db.FormatMajorVersion().MaxTableFormat()))
+			s.opts.pebble(s.failure).MakeWriterOptions(0, s.db.FormatMajorVersion().MaxTableFormat()))
 	}
 	if value == nil {
 		return b.w.Delete(key)

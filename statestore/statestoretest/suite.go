@@ -489,7 +489,12 @@ func step(rt *rapid.T, s statestore.Store, model map[string]string, prefix strin
 		err = s.Replace(context.Background(), []byte(lower), []byte(upper), entries(in...))
 	case 2:
 		var in []string
-		for _, k := range sorted {
+		for i, k := range sorted {
+			if i%2 == 1 {
+				in = append(in, k, "-")
+				delete(model, k)
+				continue
+			}
 			in = append(in, k, pairs[k])
 			model[k] = pairs[k]
 		}
