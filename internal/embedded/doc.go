@@ -17,7 +17,8 @@
 //   - Before it opens its files, package brokerdisk makes them whole after a crash, and compacts them.
 //   - A gate looks at each request that changes something. It writes the commit intent before a transaction ends, puts
 //     the broker's time into topics with message.timestamp.type=LogAppendTime, and refuses what kfake accepts although
-//     Kafka would not (names, settings, counts).
+//     Kafka would not (names, settings, counts). It also rewrites the limits of fetches: kfake forgets to name the aborted
+//     transactions in an answer that is full.
 //   - A guard on each connection checks request frames, which kfake trusts.
 //   - kfake reports failed writes in its log only and goes on. Here the broker then stops: no answer leaves any more, so
 //     nothing is acknowledged that is not on disk.

@@ -12,8 +12,8 @@ import (
 	"github.com/regent-infra/regent/internal/embedded/brokerdisk"
 )
 
-// gate looks at each request that changes something, before kfake handles it. kfake runs it in its one request loop:
-// when it is called, every earlier request has been handled completely.
+// gate looks at each request that changes something, and at fetches, before kfake handles it. kfake runs it in its one
+// request loop: when it is called, every earlier request has been handled completely.
 type gate struct {
 	cluster *kfake.Cluster
 	stage   *stage
@@ -40,6 +40,7 @@ const rotateAfter = 4096
 func (g *gate) install() {
 	for key, h := range map[kmsg.Key]handler{
 		kmsg.Produce:                 g.onProduce,
+		kmsg.Fetch:                   g.onFetch,
 		kmsg.OffsetCommit:            g.onMutation,
 		kmsg.CreateTopics:            g.onCreateTopics,
 		kmsg.DeleteTopics:            g.onTopicChange,
