@@ -56,29 +56,31 @@ func (w *worker) promote(ctx context.Context) error {
 			return err
 		}
 	}
-	recovering, err := w.instance.InRecovery(ctx)
+	pulse, err := w.observer.Pulse(ctx)
 	if err != nil {
 		return err
 	}
-	if !recovering {
+	if pulse.Role == schemas.NodeRolePrimary {
 		// An earlier attempt has come further than it could tell.
 		if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
 			return err
 		}
 		return nil
 	}
-	if w.end == nil {
-		if err := w.knownEnd(ctx); err != nil {
+	switch {
+	case w.end != nil: // found while it was started
+	case w.known != nil:
+		w.end = w.known // cut off before, and nothing was written since
+	default:
+		if err := w.revoke(ctx); err != nil {
 			return err
 		}
 	}
 	if err := w.reaches(p.MinLsn); err != nil {
 		return err
 	}
-	for _, s := range p.Slots {
-		if err := w.instance.CreateSlot(ctx, s.Slot); err != nil {
-			return err
-		}
+	if err := w.makeSlots(ctx, p.Slots); err != nil {
+		return err
 	}
 	if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
 		return err
@@ -100,19 +102,6 @@ func (w *worker) reaches(least int64) error {
 	if w.end.Lsn < least {
 		return refusedError{why: fmt.Sprintf("the end of valid WAL %s is below min_lsn %s: acknowledged writes would be lost", lsn(w.end.Lsn), lsn(least))}
 	}
-	return nil
-}
-
-// knownEnd finds the end of WAL of a running standby that nobody sends anything any more.
-func (w *worker) knownEnd(ctx context.Context) error {
-	if !w.revoked {
-		return w.revoke(ctx)
-	}
-	position, err := w.instance.Position(ctx)
-	if err != nil {
-		return err
-	}
-	w.end = w.endOf(position)
 	return nil
 }
 

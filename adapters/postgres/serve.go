@@ -168,11 +168,9 @@ func (w *worker) keepSlots(ctx context.Context, wanted []schemas.SlotOwner) erro
 	if err != nil {
 		return err
 	}
-	for _, s := range wanted {
-		if _, ok := have[s.Slot]; !ok {
-			if err := w.instance.CreateSlot(ctx, s.Slot); err != nil {
-				return err
-			}
+	if slices.ContainsFunc(wanted, func(s schemas.SlotOwner) bool { _, ok := have[s.Slot]; return !ok }) {
+		if err := w.makeSlots(ctx, wanted); err != nil {
+			return err
 		}
 	}
 	for name, active := range have {
@@ -185,6 +183,37 @@ func (w *worker) keepSlots(ctx context.Context, wanted []schemas.SlotOwner) erro
 	}
 	return nil
 }
+
+// makeSlots makes the slots that are missing, on one connection: a promotion waits for it. Names are checked by the guard to need no
+// quoting.
+func (w *worker) makeSlots(ctx context.Context, wanted []schemas.SlotOwner) error {
+	if len(wanted) == 0 {
+		return nil
+	}
+	names := make([]string, len(wanted))
+	for i, s := range wanted {
+		names[i] = s.Slot
+	}
+	config, err := w.instance.ConnConfig()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, slotTimeout)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("make replication slots: %w", err)
+	}
+	err = conn.Exec(ctx, fmt.Sprintf(`SELECT pg_create_physical_replication_slot(name, true) FROM unnest(ARRAY['%s']) name
+		WHERE name NOT IN (SELECT slot_name FROM pg_replication_slots)`, strings.Join(names, "','"))).Close()
+	if err = errors.Join(err, conn.Close(ctx)); err != nil {
+		return fmt.Errorf("make replication slots %s: %w", strings.Join(names, ", "), err)
+	}
+	return nil
+}
+
+// slotTimeout bounds making slots, each of which is a directory and some fsyncs.
+const slotTimeout = 15 * time.Second
 
 // dropSlots drops what a standby has of slots from when it was a primary: they would keep its WAL for ever.
 func (w *worker) dropSlots(ctx context.Context) {

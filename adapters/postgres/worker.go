@@ -35,8 +35,8 @@ type worker struct {
 	cancel context.CancelCauseFunc
 	// door receives nil when the guard lets the operation through, or why not.
 	door chan error
-	// revoked: the upstream had been cut off, and nothing written since, before the operation began.
-	revoked bool
+	// known is the end of valid WAL as it was when the operation began; nil if WAL could be written then.
+	known *schemas.WalEnd
 	// lost is what a divergence has cost, once that is known.
 	lost *schemas.LostWrites
 	// end is the end of valid WAL where the operation has found it.
@@ -46,7 +46,7 @@ type worker struct {
 // begin starts an operation on a goroutine of its own.
 func (a *Agent) begin(ctx context.Context, op guard.Operation) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &worker{Agent: a, op: op, cancel: cancel, door: make(chan error, 1), revoked: a.state.WalEnd != nil}
+	w := &worker{Agent: a, op: op, cancel: cancel, door: make(chan error, 1), known: a.state.WalEnd}
 	a.worker = w
 	a.wg.Go(func() {
 		defer cancel(nil)
