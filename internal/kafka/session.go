@@ -246,7 +246,7 @@ func (s *session) readerOptions() []kgo.Opt {
 }
 
 func (s *session) writerOptions() []kgo.Opt {
-	codec, _ := compression(s.config.Compression) //nolint:errcheck // Validate has looked at it
+	codec, _ := compression(s.config.Compression) // Validate has looked at it
 	return []kgo.Opt{
 		kgo.TransactionalID(s.spec.Group + "/" + s.config.InstanceID),
 		kgo.TransactionTimeout(s.config.TransactionTimeout),

@@ -194,7 +194,7 @@ func TestCrashReplyLost(t *testing.T) {
 				b.KeepControl()
 				return nil, nil, false
 			}
-			_ = p.cmd.Process.Kill() //nolint:errcheck // it is dead either way, and ended looks
+			_ = p.cmd.Process.Kill() // it is dead either way, and ended looks
 			return nil, nil, false   // and the broker goes on
 		})
 		if s := p.ended(); s != syscall.SIGKILL {

@@ -15,10 +15,9 @@ import (
 // cluster is a Kafka cluster in memory, as far as the runtime's port sees one: logs with transactions, markers and compaction, and a
 // group whose generation fences. It is the deterministic double for the property tests.
 type cluster struct {
-	mu      sync.Mutex
-	topics  map[string]*memTopic
-	now     time.Time
-	nextPID int
+	mu     sync.Mutex
+	topics map[string]*memTopic
+	now    time.Time
 
 	generation int
 	members    map[string]*memSession // by instance id

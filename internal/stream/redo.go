@@ -97,7 +97,7 @@ func (g target) swap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = it.Close() }() //nolint:errcheck // reading is over, Err below has what matters
+	defer func() { _ = it.Close() }() // reading is over, Err below has what matters
 	place := statestore.PartitionPrefix(g.table, g.task)
 	err = g.store.Replace(ctx, place, statestore.PrefixEnd(place), func(yield func(k, v []byte) bool) {
 		for it.Next() {

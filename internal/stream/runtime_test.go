@@ -120,7 +120,10 @@ func TestReadViewAndStatus(t *testing.T) {
 	if !slices.Equal(keys, []string{"0:x/1", "1:x/2"}) {
 		t.Fatalf("range: %v", keys)
 	}
-	for range in.Range(tallyTable, nil) { // and it may be left early
+	for _, err := range in.Range(tallyTable, nil) { // and it may be left early
+		if err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	for _, err := range in.Range("nonsense", nil) {
@@ -275,8 +278,7 @@ func TestBrokersGoAndComeBack(t *testing.T) {
 // failed runs an instance that is expected to end by itself, and returns its error.
 func (b *broker) failed(t *testing.T, store statestore.Store, options ...instanceOption) error {
 	t.Helper()
-	var in *instance
-	in = b.start(t, "a", store, options...)
+	in := b.start(t, "a", store, options...)
 	eventually(t, "the instance fails", func() bool { return in.Status().State == stream.StateFailed })
 	return in.stop()
 }
@@ -458,8 +460,7 @@ func TestErrorsThatEndIt(t *testing.T) {
 	t.Run("store", func(t *testing.T) {
 		b := startBroker(t, 1)
 		store := memstore.New()
-		var in *instance
-		in = b.start(t, "a", store, func(_ *kafka.SessionConfig, o *stream.Options, _ *stream.Definition) {
+		in := b.start(t, "a", store, func(_ *kafka.SessionConfig, o *stream.Options, _ *stream.Definition) {
 			o.FlushInterval = time.Millisecond
 		})
 		b.send(t, factRecord(0, "k", 1, "x"))

@@ -193,7 +193,7 @@ func mergeEntries(upper, lower []entry) []entry {
 // scan yields the entries over the store's, hiding and deleting as they say, until yield returns false. The store's keys come
 // without the table's prefix. It closes the iterator.
 func scan(it statestore.Iterator, strip int, over []entry, yield func(k, v []byte) bool) error {
-	defer func() { _ = it.Close() }() //nolint:errcheck // reading is over, Err below has what matters
+	defer func() { _ = it.Close() }() // reading is over, Err below has what matters
 	emit := func(e entry) bool { return e.value == nil || yield(e.key, e.value) }
 	for it.Next() {
 		k := it.Key()[strip:]
