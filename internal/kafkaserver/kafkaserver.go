@@ -11,12 +11,14 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -115,15 +117,47 @@ func jarFiles() []artifact.File {
 
 func (s *Server) properties() string { return filepath.Join(s.dir, "server.properties") }
 
-func (s *Server) configure() error {
-	ports := make([]int, 3)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return fmt.Errorf("find a free port: %w", err)
+// The ports are taken from below the range that the kernel gives to outgoing connections, and never twice in a process: a port that was
+// found free stays free until the broker, seconds later, listens on it.
+const (
+	firstPort = 20000
+	lastPort  = 31999
+)
+
+var claimed = struct {
+	sync.Mutex
+	ports map[int]bool
+}{ports: map[int]bool{}}
+
+// claimPorts returns n ports that nobody listens on.
+func claimPorts(n int) ([]int, error) {
+	claimed.Lock()
+	defer claimed.Unlock()
+	var ports []int
+	for range 1000 {
+		port := firstPort + rand.IntN(lastPort-firstPort+1)
+		if claimed.ports[port] {
+			continue
 		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue // taken
+		}
+		if err := l.Close(); err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		claimed.ports[port] = true
+		if ports = append(ports, port); len(ports) == n {
+			return ports, nil
+		}
+	}
+	return nil, fmt.Errorf("find %d free ports from %d to %d: all that were tried are taken", n, firstPort, lastPort)
+}
+
+func (s *Server) configure() error {
+	ports, err := claimPorts(3)
+	if err != nil {
+		return err
 	}
 	s.address = fmt.Sprintf("127.0.0.1:%d", ports[0])
 	protocol, sasl := "PLAINTEXT", ""
