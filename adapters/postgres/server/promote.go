@@ -43,8 +43,7 @@ const promoteTimeout = time.Minute
 // Promote makes a running standby the primary and returns when it accepts writes. Before that everything is set: upstream
 // cleared, synchronous set, timeline id. On an error the server may still become primary: ask [Instance.InRecovery] or stop it.
 //
-// Keep synchronous_standby_names non-empty on standbys of a quorum cluster: the flag that commits must wait at all reaches backends
-// through the checkpointer, in its own time; with names already set only their list changes, which each walsender reads for itself.
+// A standby never runs with an empty synchronous_standby_names, see nobodyYet: so commits wait from the first one on.
 func (i *Instance) Promote(ctx context.Context, o PromoteOptions) (Promoted, error) {
 	ctx, cancel := bound(ctx, promoteTimeout)
 	defer cancel()
@@ -103,6 +102,9 @@ func (i *Instance) settle(ctx context.Context, conn *pgconn.PgConn, o PromoteOpt
 		delete(i.moment, name)
 	}
 	want := i.moment["synchronous_standby_names"]
+	if want == nobodyYet {
+		want, i.moment["synchronous_standby_names"] = "", ""
+	}
 	if o.SynchronousStandbyNames != nil {
 		want = *o.SynchronousStandbyNames
 		if err := checkValue("synchronous_standby_names", want); err != nil {

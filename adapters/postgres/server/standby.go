@@ -38,6 +38,11 @@ func (o FollowOptions) validate() error {
 
 const followTimeout = 15 * time.Second
 
+// nobodyYet stands in synchronous_standby_names of a standby that has none. It names no server, and a standby commits nothing. It is there
+// because the flag that commits must wait at all reaches backends through the checkpointer, in its own time: on a server that is
+// promoted with an empty setting just replaced, the first commits might not wait. With a list already set only its names change.
+const nobodyYet = `"regent-nobody-yet"`
+
 // FollowUpstream makes a standby stream from an upstream, on its latest timeline, with the replication role and the passfile
 // that only this instance has. It works on a stopped server (for the next start) and on a running one, whose receiver is re-pointed
 // without a restart. It does not wait until WAL flows: see [Instance.AwaitStreaming].
@@ -67,6 +72,9 @@ func (i *Instance) FollowUpstream(ctx context.Context, o FollowOptions) error {
 	)
 	i.moment["primary_slot_name"] = o.Slot
 	i.moment["restore_command"] = o.RestoreCommand
+	if i.moment["synchronous_standby_names"] == "" {
+		i.moment["synchronous_standby_names"] = nobodyYet
+	}
 	if err := i.writeConfiguration(); err != nil {
 		return fmt.Errorf("follow %s: %w", o.Upstream, err)
 	}

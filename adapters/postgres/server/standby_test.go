@@ -182,6 +182,28 @@ func TestRevokeWhileReceiversComeAndGo(t *testing.T) {
 	}
 }
 
+// The first commit after a promotion must wait for the synchronous set. Whether commits wait at all is a flag that only the checkpointer
+// moves, so it must have been up before.
+func TestStandbyNeverRunsWithoutSynchronousNames(t *testing.T) {
+	t.Parallel()
+	ctx := servertest.Context(t)
+	primary := servertest.Start(t, server.RolePrimary)
+	standby := servertest.Follow(t, primary, "s1")
+	if got := standby.SQL(t, "SHOW synchronous_standby_names"); got == "" {
+		t.Error("a standby runs with an empty synchronous_standby_names")
+	}
+	if _, err := standby.RevokeUpstream(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := standby.Promote(ctx, server.PromoteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := standby.SQL(t, "SHOW synchronous_standby_names"); got != "" {
+		t.Errorf("promoted as asynchronous it waits for %s", got)
+	}
+	standby.SQL(t, "CREATE TABLE after_promotion (g int)") // would hang
+}
+
 func TestFollowAnotherWithoutRestart(t *testing.T) {
 	t.Parallel()
 	ctx := servertest.Context(t)
