@@ -66,7 +66,7 @@ func (l *load) command(now time.Time) {
 	case 12:
 		l.order(event.NewClusterID(event.KindPostgres, fmt.Sprintf("nobody-%d", l.rnd.IntN(50))), &schemas.SwitchoverCluster{Meta: metaOf("unknown")})
 	case 13:
-		l.order(e.cluster, &schemas.RestartNode{Meta: schemas.CommandMeta{}, Node: "pg-99", Mode: "SOON"})
+		l.order(e.cluster, &schemas.RestartNode{Meta: schemas.CommandMeta{}, Node: "pg-99", Mode: schemas.StopModeFast})
 	case 14: // one that is only tried is not remembered, so it must not be sent twice
 		m := metaOf("try")
 		m.DryRun = true
@@ -75,6 +75,12 @@ func (l *load) command(now time.Time) {
 		r := l.commandRecord(e.cluster, &schemas.CheckHealth{Meta: metaOf("stray"), TimeoutMs: 500})
 		r.Partition = (r.Partition + 1) % l.partitions
 		l.send(r)
+	case 16:
+		if l.chance(0.2) {
+			l.order(e.cluster, &schemas.ShutdownCluster{Meta: metaOf("down"), Mode: schemas.StopModeFast})
+			return
+		}
+		l.order(e.cluster, &schemas.StartCluster{Meta: metaOf("up")})
 	default:
 		if len(l.sent) > 0 {
 			l.send(l.sent[l.rnd.IntN(len(l.sent))].record)

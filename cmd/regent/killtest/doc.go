@@ -35,5 +35,6 @@
 // that the running machine suspects is suspected by an uninterrupted one, too, for that one has heard of it no later.
 //
 // REGENT_KILL_ROUNDS asks for more rounds than the 12 of a normal run, REGENT_KILL_SEED for a seed that was seen to fail. A seed fixes
-// what is sent and how long each process lives, but not where in the program a kill hits: repeat it.
+// what is sent and how long each process lives, but not where in the program a kill hits: repeat it. REGENT_KILL_DIR names a directory
+// to be made for the data directory and the log, which stays.
 package killtest

@@ -20,10 +20,18 @@ type node struct {
 	crashed   bool
 	forgotten bool
 	nextBeat  time.Time
+	// What health depends on. It changes now and then, as in life: each change shows in the state of the cluster and of the fleet.
+	used, dataFree, walFree, lag, retained int64
+	quiet                                  time.Duration // of the receiver
+	breaker                                schemas.BreakerState
+	sender                                 string
 }
 
 func newNode(cluster event.ClusterID, i int) *node {
-	n := &node{id: cluster.Node(fmt.Sprintf("pg-%d", i+1)), term: 1, lsn: 1 << 24, primary: i == 0}
+	n := &node{
+		id: cluster.Node(fmt.Sprintf("pg-%d", i+1)), term: 1, lsn: 1 << 24, primary: i == 0,
+		used: 10, dataFree: 1 << 35, walFree: 1 << 33, breaker: schemas.BreakerStateClosed, sender: "streaming",
+	}
 	n.restart()
 	return n
 }
@@ -74,13 +82,20 @@ func (n *node) change(l *load) {
 	switch {
 	case l.chance(0.005):
 		n.restart()
-	case n.crashed && l.chance(0.2):
+	case n.crashed && l.chance(0.1):
 		n.crashed = false
-	case !n.crashed && l.chance(0.01):
+	case !n.crashed && l.chance(0.003):
 		n.crashed = true
-	case l.chance(0.01):
+	case l.chance(0.003):
 		n.primary = !n.primary
 		n.term++
+	case l.chance(0.01):
+		n.used, n.dataFree, n.walFree = l.rnd.Int64N(101), l.rnd.Int64N(1<<36), l.rnd.Int64N(1<<34)
+	case l.chance(0.01):
+		n.lag, n.retained, n.quiet = l.rnd.Int64N(3_000), l.rnd.Int64N(1<<31), time.Duration(l.rnd.IntN(9))*time.Second
+	case l.chance(0.005):
+		n.breaker = []schemas.BreakerState{schemas.BreakerStateClosed, schemas.BreakerStateOpen, schemas.BreakerStateHalfOpen}[l.rnd.IntN(3)]
+		n.sender = []string{"streaming", "catchup"}[l.rnd.IntN(2)]
 	}
 }
 
@@ -93,14 +108,14 @@ func (n *node) observe(l *load, now time.Time) *schemas.PostgresNodeObserved {
 		Postmaster: schemas.PostmasterStatusRunning, PostmasterStartedAt: new(at.Add(-time.Hour)), Role: schemas.NodeRoleStandby,
 		AcceptingConnections: true, Timeline: n.term, TimelineHistory: []schemas.TimelineSwitch{},
 		FlushedLsn: n.lsn, Senders: []schemas.WalSender{}, Slots: []schemas.ReplicationSlot{}, RecentOrders: []schemas.OrderResult{},
-		Connections: &schemas.ConnectionUsage{Max: 100, Total: int32(pick(101)), Active: int32(pick(50)), Idle: 3},
-		Disk:        &schemas.DiskUsage{DataTotalBytes: 1 << 36, DataFreeBytes: pick(1 << 36), WalTotalBytes: 1 << 34, WalFreeBytes: pick(1 << 34), WalSizeBytes: 1 << 30},
+		Connections: &schemas.ConnectionUsage{Max: 100, Total: int32(n.used), Active: int32(n.used / 2), Idle: 3},
+		Disk:        &schemas.DiskUsage{DataTotalBytes: 1 << 36, DataFreeBytes: n.dataFree, WalTotalBytes: 1 << 34, WalFreeBytes: n.walFree, WalSizeBytes: 1 << 30},
 		Queries:     &schemas.QueryMetrics{Commits: n.lsn >> 8, BlocksHit: pick(1 << 30), RowsReturned: pick(1 << 30)},
-		Breaker:     schemas.BreakerStatus{State: schemas.BreakerStateClosed, ChangedAt: at.Add(-time.Minute)},
+		Breaker:     schemas.BreakerStatus{State: n.breaker, ChangedAt: at.Add(-time.Minute)},
 		Term:        n.term, PromisedTerm: n.term,
 	}
-	if l.chance(0.05) {
-		o.Breaker.State, o.Breaker.ConsecutiveFailures, o.Breaker.LastError = schemas.BreakerStateOpen, 3, "connection 08006"
+	if n.breaker != schemas.BreakerStateClosed {
+		o.Breaker.ConsecutiveFailures, o.Breaker.LastError = 3, "connection 08006"
 	}
 	if n.term > 1 {
 		o.TimelineHistory = append(o.TimelineHistory, schemas.TimelineSwitch{Timeline: n.term - 1, SwitchLsn: n.lsn / 2, Reason: "no recovery target specified"})
@@ -118,17 +133,17 @@ func (n *node) observe(l *load, now time.Time) *schemas.PostgresNodeObserved {
 		o.Role, o.WrittenLsn, o.SynchronousStandbyNames = schemas.NodeRolePrimary, n.lsn, fmt.Sprintf(`ANY 1 ("pg-2-t%d", "pg-3-t%d")`, n.term, n.term)
 		for _, name := range []string{"pg-2", "pg-3"} {
 			o.Senders = append(o.Senders, schemas.WalSender{
-				ApplicationName: fmt.Sprintf("%s-t%d", name, n.term), ClientAddress: "10.0.0.2", State: []string{"streaming", "catchup"}[pick(2)],
-				SyncState: "quorum", SentLsn: n.lsn, WriteLsn: n.lsn, FlushLsn: n.lsn, ReplayLsn: n.lsn - pick(1<<20), ReplayLagMs: new(pick(2_000)),
+				ApplicationName: fmt.Sprintf("%s-t%d", name, n.term), ClientAddress: "10.0.0.2", State: n.sender,
+				SyncState: "quorum", SentLsn: n.lsn, WriteLsn: n.lsn, FlushLsn: n.lsn, ReplayLsn: n.lsn - pick(1<<20), ReplayLagMs: new(n.lag),
 			})
-			o.Slots = append(o.Slots, schemas.ReplicationSlot{Name: "regent_" + name, Active: true, RestartLsn: new(n.lsn), RetainedBytes: pick(1 << 31), WalStatus: "reserved"})
+			o.Slots = append(o.Slots, schemas.ReplicationSlot{Name: "regent_" + name, Active: true, RestartLsn: new(n.lsn), RetainedBytes: n.retained, WalStatus: "reserved"})
 		}
 	default:
-		o.ReceivedLsn, o.ReplayedLsn, o.ReplayLagMs, o.Upstream = n.lsn, n.lsn-pick(1<<20), new(pick(3_000)), "pg-1"
-		if l.chance(0.9) {
+		o.ReceivedLsn, o.ReplayedLsn, o.ReplayLagMs, o.Upstream = n.lsn, n.lsn-pick(1<<20), new(n.lag), "pg-1"
+		if n.lag < 2_900 {
 			o.Receiver = &schemas.WalReceiver{
 				Status: "streaming", SenderHost: "10.0.0.1", SenderPort: 5432, Timeline: n.term, ApplicationName: fmt.Sprintf("%s-t%d", n.id.Node(), n.term),
-				LastMessageSentAt: new(at), LastMessageReceivedAt: new(at.Add(-time.Duration(pick(9)) * time.Second)), LatestEndLsn: n.lsn,
+				LastMessageSentAt: new(at), LastMessageReceivedAt: new(at.Add(-n.quiet)), LatestEndLsn: n.lsn,
 			}
 		}
 	}

@@ -22,6 +22,8 @@ import (
 )
 
 const (
+	// dirEnv names a directory to be made for data and log that outlives the test.
+	dirEnv = "REGENT_KILL_DIR"
 	// readyWithin bounds how long a start may take, recovery included.
 	readyWithin = 60 * time.Second
 	// lookEvery is how often a condition is looked at.
@@ -44,7 +46,12 @@ type server struct {
 
 func newServer(t *testing.T, rnd *rand.Rand) *server {
 	t.Helper()
-	dir := t.TempDir()
+	dir := os.Getenv(dirEnv)
+	if dir == "" {
+		dir = t.TempDir()
+	} else if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatalf("%s: %v; expected a directory that does not exist yet", dirEnv, err)
+	}
 	s := &server{
 		t: t, binary: filepath.Join(dir, "regent"), dir: filepath.Join(dir, "data"),
 		client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
