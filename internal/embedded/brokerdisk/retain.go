@@ -60,7 +60,7 @@ func (r *Retention) segment(path string, point *int64) (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("look for expired records: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	in := bufio.NewReaderSize(f, 64<<10)
 	for {
 		head, err := in.Peek(headerSize)
