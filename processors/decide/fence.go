@@ -115,12 +115,15 @@ func (r *run) elect() choice {
 	return r.best(cited, greatest)
 }
 
-// countable are the acknowledgements that an election rests on, without the incumbent: what it holds beyond the others was never
-// acknowledged to anybody, and its way back is to be reinstated. An incumbent that never took office is a standby like any.
+// countable are the acknowledgements that an election rests on: without the incumbent's, and without those of former primaries that have
+// followed nobody since. What such a node holds beyond the others was acknowledged to nobody, or is below the floor; it
+// cannot be promoted, and must not outrank who can. An incumbent that never took office is a standby like any.
 func (r *run) countable(keep func(string) bool) []schemas.PromotionEvidence {
 	var acks []schemas.PromotionEvidence
 	for _, a := range r.wf.Acknowledgements {
-		if (a.Node != r.rec.Primary || !tookOffice(r.node(a.Node), r.rec.PromotionTerm)) && keep(a.Node) {
+		n := r.node(a.Node)
+		incumbent := a.Node == r.rec.Primary && tookOffice(n, r.rec.PromotionTerm)
+		if !incumbent && !formerPrimary(n) && keep(a.Node) {
 			acks = append(acks, a)
 		}
 	}
@@ -153,8 +156,6 @@ func (r *run) best(cited []schemas.PromotionEvidence, greatest position) choice 
 		m, _ := r.member(a.Node)
 		switch {
 		case at(a).compare(greatest) < 0:
-		case formerPrimary(r.node(a.Node)):
-			ahead = text("%s holds everything but was a primary itself: it must follow one before it can be promoted", a.Node)
 		case m.FailoverPriority <= 0:
 			ahead = text("%s holds everything but must not be promoted (failover priority 0)", a.Node)
 		case !alive(r.node(a.Node)):
@@ -165,7 +166,7 @@ func (r *run) best(cited []schemas.PromotionEvidence, greatest position) choice 
 	}
 	if len(fit) == 0 {
 		if ahead == "" {
-			ahead = text("nobody who acknowledged has WAL up to %s on timeline %d", LSN(greatest.lsn), greatest.timeline)
+			ahead = text("nobody who acknowledged and may be promoted has WAL up to %s on timeline %d", LSN(greatest.lsn), greatest.timeline)
 		}
 		return choice{missing: ahead}
 	}

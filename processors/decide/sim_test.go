@@ -391,6 +391,7 @@ var found = []struct {
 	seed           uint64
 }{
 	{"the authorised node never took office and nobody else is in its set", "two nodes", 35},
+	{"the tail of a former primary outranked those that hold all that was acknowledged", "postgres alone", 26275327078118848},
 	{"a reinstatement in place forgot whom it works on", "quorum 1 of 2, restart first", 10},
 }
 
