@@ -47,10 +47,24 @@ func (r *Runtime) maybeFlush() error {
 		return nil
 	}
 	f.last = now
+	r.measureLag()
 	if f.moved || now.Sub(f.stamped) >= r.opts.RestampInterval {
 		r.startFlush(now)
 	}
 	return nil
+}
+
+// measureLag tells the metrics how many input records are waiting.
+func (r *Runtime) measureLag() {
+	lag := map[string]int64{}
+	for _, t := range r.tasks {
+		for tp, in := range t.inputs {
+			lag[tp.Topic] += max(in.high-in.next, 0)
+		}
+	}
+	for topic, n := range lag {
+		r.opts.Metrics.lag.WithLabelValues(r.def.Name, topic).Set(float64(n))
+	}
 }
 
 // startFlush takes the dirty set as of now, which is between two transactions, and its positions.

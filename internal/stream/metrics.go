@@ -46,7 +46,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		recovery:     histogram("recovery_duration_seconds", "How long a task took from assignment to its first record."),
 		flushes:      histogram("flush_duration_seconds", "How long a flush to the store took."),
 		lag: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Namespace: "regent", Subsystem: "stream", Name: "lag_records", Help: "Input records that are not folded yet, as of the last commit.",
+			Namespace: "regent", Subsystem: "stream", Name: "lag_records", Help: "Input records that are not folded yet, measured at each flush interval.",
 		}, []string{"processor", "topic"}),
 	}
 	all = append(all, m.lag)

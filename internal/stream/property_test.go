@@ -80,6 +80,7 @@ type mortal struct {
 	store *forgetful
 	rt    *stream.Runtime // nil while it is down
 	// doom is the operation at which it fails, countdown how many of them it has left.
+	mu        sync.Mutex // two tasks may recover at the same time
 	doom      string
 	after     bool
 	countdown int
@@ -88,6 +89,8 @@ type mortal struct {
 var errDoom = errors.New("doom")
 
 func (m *mortal) fault(op string, done bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if op != m.doom || done != m.after {
 		return nil
 	}
