@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -138,5 +139,40 @@ func TestNames(t *testing.T) {
 	}
 	if SlotName("pg-2") != "regent_pg_2" || LSN(0x1_0000_00ff) != "1/FF" {
 		t.Error(SlotName("pg-2"), LSN(0x1_0000_00ff))
+	}
+}
+
+// TestCommitsWaitOnlyForWhoCanFollowAtOnce: one that has to be rewound, turned from a primary into a standby, or is silent, is told to follow
+// where it can, but no commit waits for it.
+func TestCommitsWaitOnlyForWhoCanFollowAtOnce(t *testing.T) {
+	t.Parallel()
+	node := func(name string, o schemas.PostgresNodeObserved, l schemas.Liveness) *schemas.PostgresNodeState {
+		o.Postmaster = schemas.PostmasterStatusRunning
+		return &schemas.PostgresNodeState{Node: name, Observed: o, Liveness: l}
+	}
+	standby := schemas.PostgresNodeObserved{Role: schemas.NodeRoleStandby}
+	ancestry := standby
+	ancestry.TimelineHistory = []schemas.TimelineSwitch{{Timeline: 1, SwitchLsn: 100}}
+	r := newRun(&View{
+		Record: &schemas.ClusterRecord{Members: members("pg-1", "pg-2", "pg-3", "pg-4", "pg-5", "pg-6"), Primary: "pg-1"},
+		Nodes: []*schemas.PostgresNodeState{
+			node("pg-1", schemas.PostgresNodeObserved{Role: schemas.NodeRoleUnknown, Term: 4, RenouncedTerm: 4}, schemas.LivenessAlive),
+			node("pg-2", ancestry, schemas.LivenessAlive), node("pg-3", standby, schemas.LivenessAlive), node("pg-4", standby, schemas.LivenessAlive),
+			node("pg-5", standby, schemas.LivenessSuspect),
+			node("pg-6", schemas.PostgresNodeObserved{Role: schemas.NodeRoleUnknown, Term: 3, RenouncedTerm: 3}, schemas.LivenessAlive),
+		},
+	})
+	ack := func(name string, timeline, lsn int64) schemas.PromotionEvidence {
+		return schemas.PromotionEvidence{Node: name, WalEnd: schemas.WalEnd{Timeline: timeline, Lsn: lsn}}
+	}
+	r.wf = &schemas.Workflow{Kind: schemas.WorkflowKindFailover, Acknowledgements: []schemas.PromotionEvidence{
+		ack("pg-1", 2, 150), ack("pg-2", 2, 150), ack("pg-3", 1, 105), ack("pg-4", 1, 100), ack("pg-5", 2, 150), ack("pg-6", 1, 90),
+	}}
+	followers, set := r.successors("pg-2", r.wf.Acknowledgements[1], "pg-1", 4)
+	if got := strings.Join(followers, " "); got != "pg-3 pg-4 pg-5 pg-6" {
+		t.Errorf("told to follow: %s", got)
+	}
+	if got := strings.Join(set, " "); got != "pg-4" {
+		t.Errorf("commits wait for: %s", got)
 	}
 }
