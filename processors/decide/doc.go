@@ -25,7 +25,7 @@
 // Files: watch.go and hold.go (what Regent does by itself, and what it does not do and why), failover.go, switchover.go,
 // initialize.go, rejoin.go (REJOIN_NODE, REINITIALIZE_NODE), restart.go (RESTART_NODE, SHUTDOWN_CLUSTER, START_CLUSTER,
 // CHECK_HEALTH); fence.go (acknowledgements and election), promote.go (terms and authorisation), quorum.go (synchronous sets);
-// command.go and examine.go (commands); order.go, node.go, step.go, lifecycle.go (what the tables are made of); table.go, decide.go, run.go (the engine).
+// command.go and examine.go (commands); damage.go (records that contradict themselves); order.go, node.go, step.go, lifecycle.go (what the tables are made of); table.go, decide.go, run.go (the engine).
 //
 // # Invariants
 //
