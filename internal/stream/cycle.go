@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/record"
 )
 
@@ -333,6 +334,7 @@ func (r *Runtime) commit(ctx context.Context) error {
 	switch outcome {
 	case TransactionCommitted:
 		r.pace.observe(took)
+		r.aborts = 0
 		r.keep()
 		r.opts.reach(PointCommitted)
 		return nil
@@ -340,12 +342,18 @@ func (r *Runtime) commit(ctx context.Context) error {
 		r.log.Info("transaction aborted; its records are folded again", slog.Any("reason", err), slog.Int("records", r.txn.records))
 		r.dropOpen()
 		if errors.Is(err, ErrRevoked) {
-			return nil
+			return r.yield(ctx)
 		}
 		return err
 	default:
 		return fmt.Errorf("end the transaction: its outcome is unknown: %w", err)
 	}
+}
+
+// yield waits a moment after an abort: the group has moved on, and until the news arrives every attempt would end the same way.
+func (r *Runtime) yield(ctx context.Context) error {
+	r.aborts++
+	return clock.Wait(ctx, r.opts.Clock, min(time.Millisecond<<min(r.aborts, 10), 100*time.Millisecond))
 }
 
 // endTransaction waits for the outputs, then commits the offsets of every task that has progressed.

@@ -59,7 +59,7 @@ func (r *Runtime) Rest() {
 }
 
 // End ends the session in order.
-func (r *Runtime) End(ctx context.Context) error { return r.endSession(ctx) }
+func (r *Runtime) End(ctx context.Context) error { return r.endSession(ctx, r.opts.EndTimeout) }
 
 // Fatal reports whether an error ends Run.
 func Fatal(err error) bool { return fatal(err) }

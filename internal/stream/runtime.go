@@ -31,6 +31,7 @@ type Runtime struct {
 	txn         *transaction
 	requests    chan request
 	over        chan struct{} // closed when Run has returned
+	aborts      int           // in a row
 	rewound     bool          // in this step, partitions were set back to their committed positions
 	recoveries  recoveries
 	slots       chan struct{} // bounds the recoveries at work
@@ -125,13 +126,20 @@ type taskError struct{ error }
 
 func (e *taskError) Unwrap() error { return e.error }
 
+// brokenPatience bounds the farewell of a session that has failed.
+const brokenPatience = time.Second
+
 // runSession lives through one session with the brokers: connect, check, join, cycle.
 func (r *Runtime) runSession(ctx context.Context) (err error) {
 	r.setState(StateConnecting, nil)
 	ctx, stop := context.WithCancel(ctx)
 	defer func() {
 		stop()
-		err = errors.Join(err, r.endSession(context.WithoutCancel(ctx)))
+		patience := r.opts.EndTimeout
+		if err != nil { // what is open is aborted by the next session's first request, so there is little to wait for
+			patience = min(patience, brokenPatience)
+		}
+		err = errors.Join(err, r.endSession(context.WithoutCancel(ctx), patience))
 	}()
 	if err := r.begin(ctx); err != nil {
 		return err
@@ -160,7 +168,7 @@ func (r *Runtime) begin(ctx context.Context) error {
 }
 
 // endSession brings everything to rest: recoveries end, committed state is flushed, tasks and caches go, the group is left.
-func (r *Runtime) endSession(ctx context.Context) error {
+func (r *Runtime) endSession(ctx context.Context, patience time.Duration) error {
 	r.recoveries.stop()
 	flushed := errors.Join(r.flushAll(), r.serve())
 	if r.session == nil {
@@ -172,7 +180,7 @@ func (r *Runtime) endSession(ctx context.Context) error {
 	}
 	r.removeTasks(ids)
 	r.resetTransaction()
-	ctx, cancel := context.WithTimeout(ctx, r.opts.EndTimeout)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	closed := r.session.Close(ctx)
 	if closed != nil {
