@@ -83,7 +83,7 @@ type bed struct {
 func newBed(t *testing.T) *bed {
 	t.Helper()
 	// Not t.TempDir: an unprivileged PostgreSQL must get through, and socket paths must be short.
-	dir, err := os.MkdirTemp("", "regent-e2e-")
+	dir, err := os.MkdirTemp("", "regent-e2e-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,8 +153,14 @@ func (b *bed) secret(name string) (value, file string) {
 // launch starts a regent process that runs for long.
 func (b *bed) launch(name string, args ...string) *childprocess.Process {
 	b.t.Helper()
+	return b.start(name, program, args...)
+}
+
+// start starts a process.
+func (b *bed) start(name, executable string, args ...string) *childprocess.Process {
+	b.t.Helper()
 	p := &childprocess.Process{
-		Name: name, Executable: program, Args: args, Log: b.path(fmt.Sprintf("%s.%d.log", name, len(b.processes))), Env: environment(),
+		Name: name, Executable: executable, Args: args, Log: b.path(fmt.Sprintf("%s.%d.log", name, len(b.processes))), Env: environment(),
 	}
 	if err := p.Start(b.spawner); err != nil {
 		b.t.Fatal(err)
