@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/regent-infra/regent/statestore"
+	"github.com/regent-infra/regent/statestore/memstore"
 )
 
 func TestKeysKeepOrderAndStayApart(t *testing.T) {
@@ -103,5 +104,46 @@ func TestMetaComesBackOrIsRefused(t *testing.T) {
 	other := statestore.Meta{Format: 99, ClusterID: "c"}.Encode()
 	if _, err := statestore.DecodeMeta(other); !errors.Is(err, statestore.ErrVersion) {
 		t.Errorf("another version: %v", err)
+	}
+}
+
+func TestBatchKeepsOrderAndCounts(t *testing.T) {
+	var b statestore.Batch
+	b.Put([]byte("a"), nil)
+	b.Delete([]byte("b"))
+	b.DeleteRange([]byte("c"), []byte("d"))
+	ops := b.Ops()
+	if b.Len() != 3 || b.Bytes() != 4 || ops[0].Value == nil || ops[1].Value != nil || ops[1].End != nil || string(ops[2].End) != "d" {
+		t.Fatalf("batch of %d bytes: %+v", b.Bytes(), ops)
+	}
+	if b.Reset(); b.Len() != 0 || b.Bytes() != 0 {
+		t.Fatal("a reset batch is not empty")
+	}
+}
+
+func TestBindTiesAStoreToACluster(t *testing.T) {
+	s := memstore.New()
+	for range 2 {
+		if err := statestore.Bind(s, "one"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := statestore.Bind(s, "two")
+	if !errors.Is(err, statestore.ErrCluster) || !strings.Contains(err.Error(), `"one"`) || !strings.Contains(err.Error(), `"two"`) {
+		t.Fatalf("bind to another cluster: %v", err)
+	}
+	broken := errors.New("broken")
+	s.Fail(broken)
+	if err := statestore.Bind(s, "one"); !errors.Is(err, broken) {
+		t.Fatalf("bind a broken store: %v", err)
+	}
+	s.Fail(nil)
+	var b statestore.Batch
+	b.Put(statestore.MetaKey(), []byte{0, 1, 0})
+	if err := s.Apply(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := statestore.Bind(s, "one"); err == nil || !strings.Contains(err.Error(), "meta record") {
+		t.Fatalf("bind a store whose meta record is torn: %v", err)
 	}
 }
