@@ -32,14 +32,33 @@ type Spawner struct {
 // NewSpawner returns a spawner.
 func NewSpawner() *Spawner {
 	s := &Spawner{requests: make(chan func()), ended: make(chan struct{})}
-	go func() {
-		defer close(s.ended)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		for request := range s.requests {
-			request()
-		}
-	}()
+	go s.serve()
 	return s
+}
+
+// serve takes requests on a thread of its own, which ends with it because it is never unlocked. The first thread of a process is no such
+// thread: the runtime parks it instead of ending it, and the kernel would send no signal.
+func (s *Spawner) serve() {
+	runtime.LockOSThread()
+	if syscall.Gettid() == syscall.Getpid() {
+		defer runtime.UnlockOSThread()
+		elsewhere := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(elsewhere)
+			s.take()
+		}()
+		<-elsewhere // until then this thread is taken
+		return
+	}
+	s.take()
+}
+
+func (s *Spawner) take() {
+	defer close(s.ended)
+	for request := range s.requests {
+		request()
+	}
 }
 
 // start forks on the locked thread.

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-const patience = 30 * time.Second
+const patience = 10 * time.Second
 
 // parent starts a child that would live for long, says its process id, and hangs.
 func parent(log string) {
@@ -118,6 +118,26 @@ func TestAProcessCanBeKilledAndStartedAgain(t *testing.T) {
 	spawner.Close()
 	if err := p.Wait(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// Whatever thread a spawner has got, the first one of the process included.
+func TestClosingASpawnerKillsWhatStillRuns(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for i := range 200 {
+		spawner := childprocess.NewSpawner()
+		p := &childprocess.Process{Name: "sleeper", Executable: "/bin/sleep", Args: []string{"1000"}, Log: filepath.Join(dir, "log")}
+		if err := p.Start(spawner); err != nil {
+			t.Fatal(err)
+		}
+		spawner.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := p.Wait(ctx); err != nil {
+			t.Errorf("round %d: %v", i, err)
+			_ = p.Signal(syscall.SIGKILL)
+		}
+		cancel()
 	}
 }
 
