@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,9 @@ const (
 	// observationsPerSecond is the load besides heartbeats, agents and commands.
 	observationsPerSecond = 1_300
 	commandsPerSecond     = 12
+	// While a process comes back, the client sends so much and then waits, and so much more once it is ready: else a slow machine would drown
+	// in what piles up, and the longer it takes, the more.
+	whileComing, whileReady = 3_000, 8_000
 	// maxBuffered is how much may wait for a broker that is down.
 	maxBuffered = 2_000
 	// markMalformed is the header of a record that is malformed on purpose.
@@ -116,6 +120,8 @@ type load struct {
 	last     time.Time
 	incoming chan *event.Event
 	pauses   chan pause
+	// quota is how many records may still be sent; anybody sets it.
+	quota atomic.Int64
 }
 
 // pause asks run to hold still: it closes held, and goes on when resume is closed.
@@ -170,7 +176,7 @@ func (l *load) hold() (resume func()) {
 func (l *load) step(now time.Time) {
 	elapsed := min(now.Sub(l.last), 200*time.Millisecond).Seconds()
 	l.last = now
-	if l.producer.Buffered() > maxBuffered {
+	if l.producer.Buffered() > maxBuffered || l.quota.Load() <= 0 {
 		return // the broker is down: agents and clients would wait, too
 	}
 	for l.budget += elapsed * observationsPerSecond; l.budget >= 1; l.budget-- {
@@ -199,7 +205,10 @@ func (l *load) step(now time.Time) {
 func (l *load) chance(p float64) bool { return l.rnd.Float64() < p }
 
 // send writes a record without waiting.
-func (l *load) send(r record.Record) { l.producer.ProduceAsync(r, l.ledger.done) }
+func (l *load) send(r record.Record) {
+	l.quota.Add(-1)
+	l.producer.ProduceAsync(r, l.ledger.done)
+}
 
 // encode makes the record of an event, in the partition where it belongs.
 func (l *load) encode(topic, key string, h schemas.EnvelopeHeader, payload any) record.Record {

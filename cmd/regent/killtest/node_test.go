@@ -82,18 +82,18 @@ func (n *node) change(l *load) {
 	switch {
 	case l.chance(0.005):
 		n.restart()
-	case n.crashed && l.chance(0.1):
+	case n.crashed && l.chance(0.05):
 		n.crashed = false
-	case !n.crashed && l.chance(0.003):
+	case !n.crashed && l.chance(0.001):
 		n.crashed = true
-	case l.chance(0.003):
+	case l.chance(0.001):
 		n.primary = !n.primary
 		n.term++
-	case l.chance(0.01):
+	case l.chance(0.002):
 		n.used, n.dataFree, n.walFree = l.rnd.Int64N(101), l.rnd.Int64N(1<<36), l.rnd.Int64N(1<<34)
-	case l.chance(0.01):
+	case l.chance(0.002):
 		n.lag, n.retained, n.quiet = l.rnd.Int64N(3_000), l.rnd.Int64N(1<<31), time.Duration(l.rnd.IntN(9))*time.Second
-	case l.chance(0.005):
+	case l.chance(0.001):
 		n.breaker = []schemas.BreakerState{schemas.BreakerStateClosed, schemas.BreakerStateOpen, schemas.BreakerStateHalfOpen}[l.rnd.IntN(3)]
 		n.sender = []string{"streaming", "catchup"}[l.rnd.IntN(2)]
 	}
