@@ -181,6 +181,8 @@ func planeError(c *config.Loaded, err error) error {
 	switch {
 	case errors.Is(err, embedded.ErrInUse), errors.Is(err, statestore.ErrInUse):
 		return fmt.Errorf("%w (the data directory is %s; --data-dir names another)", err, c.Data.Dir)
+	case errors.Is(err, statestore.ErrFailed):
+		return fmt.Errorf("%w (the data directory is %s: free some space or mend the disk, then start again: what was committed is redone from the topics)", err, c.Data.Dir)
 	default:
 		return err
 	}

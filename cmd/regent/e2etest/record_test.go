@@ -33,7 +33,9 @@ func (b *bed) openLog(broker, registry string) *log {
 	l := &log{bed: b, set: topics.Default()}
 	var err error
 	l.producer, err = kgo.NewClient(kgo.SeedBrokers(broker), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(16<<20),
-		kgo.ProducerBatchCompression(kgo.ZstdCompression()))
+		kgo.ProducerBatchCompression(kgo.ZstdCompression()),
+		// An idempotent write never gives up on a broker that may have taken it.
+		kgo.DisableIdempotentWrite(), kgo.RecordDeliveryTimeout(3*time.Second))
 	if err != nil {
 		b.t.Fatal(err)
 	}
