@@ -270,7 +270,7 @@ func TestIncompatibleSchemasAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, stderr = b.run(failed, append([]string{"topics", "apply"}, where...)...)
-	for _, want := range []string{subject, "compatible"} {
+	for _, want := range []string{subject, "is not compatible with what is registered"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("missing %q in %s", want, stderr)
 		}
