@@ -83,13 +83,37 @@ func factRecord(partition int32, key string, seq uint64, text string) *kgo.Recor
 	return &kgo.Record{Topic: factsTopic, Partition: partition, Key: []byte(key), Value: fact(seq, text)}
 }
 
+// markersTime is how long the markers of a committed transaction may take: Kafka answers EndTxn before they are written (KIP-890). A
+// transaction that a killed instance left open takes longer, and is none of the reader's business.
+const markersTime = 5 * time.Second
+
+// stableEnds returns the last stable offsets, once they have reached the high watermarks.
+func (b *broker) stableEnds(t testing.TB, topic string) kadm.ListedOffsets {
+	t.Helper()
+	for deadline := time.Now().Add(markersTime); ; {
+		highs, err := b.adm.ListEndOffsets(t.Context(), topic)
+		if err != nil {
+			t.Fatalf("list the high watermarks of %s: %v", topic, err)
+		}
+		ends, err := b.adm.ListCommittedOffsets(t.Context(), topic)
+		if err != nil {
+			t.Fatalf("list the ends of %s: %v", topic, err)
+		}
+		stable := true
+		highs.Each(func(high kadm.ListedOffset) {
+			end, ok := ends.Lookup(topic, high.Partition)
+			stable = stable && ok && end.Offset >= high.Offset
+		})
+		if stable || time.Now().After(deadline) {
+			return ends
+		}
+	}
+}
+
 // read returns all committed records of a topic, as they stand now, by partition.
 func (b *broker) read(t testing.TB, topic string) map[int32][]record.Record {
 	t.Helper()
-	ends, err := b.adm.ListCommittedOffsets(t.Context(), topic)
-	if err != nil {
-		t.Fatalf("list the ends of %s: %v", topic, err)
-	}
+	ends := b.stableEnds(t, topic)
 	out := map[int32][]record.Record{}
 	starts := map[int32]kgo.Offset{}
 	left := 0
