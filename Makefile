@@ -8,6 +8,8 @@ GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 TEST_TIMEOUT ?= 25m
+# Tests on a real Apache Kafka have it in their names, also where they are one case of a test.
+NEEDS_JAVA := ApacheKafka|./ApacheKafka
 COVER_PKGS := ./processors/...,./internal/stream/...,./statestore/...
 COVER_MIN := 85
 
@@ -25,12 +27,20 @@ build: ## Build bin/regent
 demo: build ## Run the main job on three real PostgreSQL nodes (ARGS=--script: unattended, exit status tells)
 	bin/regent demo $(ARGS)
 
+.PHONY: java
+java:
+	@.ci/java
+
 .PHONY: test
-test: ## Run all tests
+test: java ## Run all tests
 	$(GO) test -timeout $(TEST_TIMEOUT) ./...
 
+.PHONY: test-embedded
+test-embedded: ## Run the tests that need no Java: all but those on a real Apache Kafka
+	REGENT_TEST_JAVA=none $(GO) test -timeout $(TEST_TIMEOUT) -skip '$(NEEDS_JAVA)' ./...
+
 .PHONY: test-race
-test-race: ## Run all tests under the race detector
+test-race: java ## Run all tests under the race detector
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: soak

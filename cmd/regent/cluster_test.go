@@ -218,7 +218,7 @@ func TestAnAgentStartedAsRootDropsToAnotherUser(t *testing.T) {
 }
 
 // The roles as processes of their own, against a real Kafka. The schema registry is that of a regent up.
-func TestRolesRunAsProcessesOfTheirOwnOnRealKafka(t *testing.T) {
+func TestRolesRunAsProcessesOfTheirOwnOnApacheKafka(t *testing.T) {
 	t.Parallel()
 	broker, err := kafkaserver.Start(t.Context(), t.TempDir())
 	if err != nil {

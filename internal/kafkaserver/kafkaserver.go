@@ -1,7 +1,19 @@
 // Package kafkaserver starts a real Apache Kafka for tests: version 4.3.0 in KRaft mode, from its published jars, on loopback.
 //
+//	server, err := kafkaserver.Start(ctx, dir)               // one broker
+//	cluster, err := kafkaserver.StartCluster(ctx, dir, 3)    // three, each broker and controller at once
+//	server.Kill(); err = server.Restart(ctx)                 // SIGKILL, and again on the same data and address
+//	server.Pause(); server.Resume()                          // SIGSTOP, SIGCONT
+//	err = cluster.Roll(ctx, settled)                         // one after the other, in order
+//
+// A test binary that needs a broker and nothing special about it asks for [Shared], which starts one for all, and runs its tests by
+// [Sharing], which ends it.
+//
 // The jars (jars.sha256 pins each of them) are fetched once into the cache. Java 17 or newer must be installed; where it is
-// missing, [Start] says so and how to get it. A broker dies with the process that started it.
+// missing, everything here says so and how to get it. A broker dies with the process that started it.
+//
+// The settings are those that docs and DESIGN ask of an installation (short transaction time-outs), with what one machine can bear:
+// small heaps, few partitions of internal topics, and elections that begin after three seconds of silence.
 package kafkaserver
 
 import (
@@ -9,18 +21,11 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
-	"syscall"
-	"time"
 
 	"github.com/regent-infra/regent/internal/artifact"
 )
@@ -31,26 +36,15 @@ var jarList string
 // clusterID is any base64 id of 22 characters.
 const clusterID = "MkU3OEVBNTcwNTJENDM2Qk"
 
-const (
-	heap         = "-Xmx512m"
-	startTimeout = 60 * time.Second
-	pollInterval = 100 * time.Millisecond
-)
-
 // Options adjust a broker. The zero value is an open one.
 type Options struct {
 	// User and Password, where set, are what clients must bring by SASL with SCRAM-SHA-256. The password must not hold a comma, a bracket, or white
 	// space.
 	User, Password string
-}
-
-// Server is one running broker.
-type Server struct {
-	dir, address, classPath string
-
-	options Options
-	cmd     *exec.Cmd
-	done    chan struct{}
+	// Advertise, where set, is what each broker (by its place) tells clients to connect to instead of its own address: a proxy, host:port.
+	Advertise []string
+	// Settings are further lines of server.properties, or others for lines that are there.
+	Settings map[string]string
 }
 
 // Start fetches what is missing, formats dir and starts a broker that keeps its data there. It returns when the broker accepts
@@ -61,9 +55,18 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 
 // StartWith is [Start] with options.
 func StartWith(ctx context.Context, dir string, options Options) (*Server, error) {
-	java, err := exec.LookPath("java")
+	c, err := start(ctx, dir, 1, options)
 	if err != nil {
-		return nil, errors.New("start Apache Kafka: no java in PATH: these tests need Java 17 or newer, for example: apt-get install -y openjdk-17-jre-headless")
+		return nil, err
+	}
+	return c.nodes[0], nil
+}
+
+// start formats and starts n brokers.
+func start(ctx context.Context, dir string, n int, options Options) (*Cluster, error) {
+	java, err := Java(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
 	cache, err := artifact.CacheDir()
 	if err != nil {
@@ -73,37 +76,45 @@ func StartWith(ctx context.Context, dir string, options Options) (*Server, error
 	if err := artifact.FetchAll(ctx, jars, jarFiles()); err != nil {
 		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
-	s := &Server{dir: dir, options: options, classPath: filepath.Join(jars, "*")}
-	if err := s.configure(); err != nil {
+	c, err := plan(dir, n, options)
+	if err != nil {
 		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
+	for _, s := range c.nodes {
+		s.java, s.classPath = java, filepath.Join(jars, "*")
+		if err := s.format(ctx, options); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range c.nodes { // a quorum needs more than one of them, so none is waited for yet
+		if err := s.run(); err != nil {
+			c.Kill()
+			return nil, err
+		}
+	}
+	for _, s := range c.nodes {
+		if err := s.waitReady(ctx); err != nil {
+			c.Kill()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// format writes the cluster's identity into the data directory.
+func (s *Server) format(ctx context.Context, options Options) error {
 	arguments := []string{
-		"-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", s.classPath, "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", s.properties(), "--ignore-formatted",
+		"-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", s.classPath,
+		"kafka.tools.StorageTool", "format", "-t", clusterID, "-c", s.properties(), "--ignore-formatted",
 	}
 	if options.User != "" {
 		arguments = append(arguments, "--add-scram", fmt.Sprintf("SCRAM-SHA-256=[name=%s,password=%s]", options.User, options.Password))
 	}
-	format := exec.CommandContext(ctx, java, arguments...)
+	format := exec.CommandContext(ctx, s.java, arguments...)
 	if out, err := format.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("format the data directory of Apache Kafka: %w: %s", err, bytes.TrimSpace(out))
+		return fmt.Errorf("format the data directory of Apache Kafka: %w: %s", err, bytes.TrimSpace(out))
 	}
-	if err := s.run(java); err != nil {
-		return nil, err
-	}
-	if err := s.waitReady(ctx); err != nil {
-		s.Kill()
-		return nil, err
-	}
-	return s, nil
-}
-
-// Broker returns the address of the broker, host:port.
-func (s *Server) Broker() string { return s.address }
-
-// Kill ends the broker with SIGKILL and waits until it is gone.
-func (s *Server) Kill() {
-	_ = s.cmd.Process.Kill() // gone already is fine
-	<-s.done
+	return nil
 }
 
 func jarFiles() []artifact.File {
@@ -117,135 +128,14 @@ func jarFiles() []artifact.File {
 
 func (s *Server) properties() string { return filepath.Join(s.dir, "server.properties") }
 
-// The ports are taken from below the range that the kernel gives to outgoing connections, and never twice in a process: a port that was
-// found free stays free until the broker, seconds later, listens on it.
-const (
-	firstPort = 20000
-	lastPort  = 31999
-)
-
-var claimed = struct {
-	sync.Mutex
-	ports map[int]bool
-}{ports: map[int]bool{}}
-
-// claimPorts returns n ports that nobody listens on.
-func claimPorts(n int) ([]int, error) {
-	claimed.Lock()
-	defer claimed.Unlock()
-	var ports []int
-	for range 1000 {
-		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		if claimed.ports[port] {
-			continue
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue // taken
-		}
-		if err := l.Close(); err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		claimed.ports[port] = true
-		if ports = append(ports, port); len(ports) == n {
-			return ports, nil
-		}
-	}
-	return nil, fmt.Errorf("find %d free ports from %d to %d: all that were tried are taken", n, firstPort, lastPort)
-}
-
-func (s *Server) configure() error {
-	ports, err := claimPorts(3)
-	if err != nil {
-		return err
-	}
-	s.address = fmt.Sprintf("127.0.0.1:%d", ports[0])
-	protocol, sasl := "PLAINTEXT", ""
-	if s.options.User != "" {
-		protocol = "SASL_PLAINTEXT"
-		sasl = "listener.name.client.sasl.enabled.mechanisms=SCRAM-SHA-256\n" +
-			"listener.name.client.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
-	}
-	config := fmt.Sprintf(`process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:%[2]d
-listeners=CLIENT://127.0.0.1:%[1]d,BROKER://127.0.0.1:%[4]d,CONTROLLER://127.0.0.1:%[2]d
-advertised.listeners=CLIENT://127.0.0.1:%[1]d,BROKER://127.0.0.1:%[4]d
-inter.broker.listener.name=BROKER
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=CLIENT:%[5]s,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs=%[3]s
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-transaction.max.timeout.ms=10000
-transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
-auto.create.topics.enable=false
-`, ports[0], ports[1], filepath.Join(s.dir, "data"), ports[2], protocol)
-	return os.WriteFile(s.properties(), []byte(config+sasl), 0o600)
-}
-
-// run starts the broker from a locked thread that lives as long as the broker: the kernel sends the parent-death signal when the
-// thread that forked ends (prctl(2)).
-func (s *Server) run(java string) error {
-	log, err := os.Create(filepath.Join(s.dir, "kafka.log"))
-	if err != nil {
-		return fmt.Errorf("start Apache Kafka: %w", err)
-	}
-	s.cmd = exec.Command(java, heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", s.classPath, "kafka.Kafka", s.properties())
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	s.done = make(chan struct{})
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(s.done)
-		defer log.Close()
-		err := s.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = s.cmd.Wait() // how it ended is in its log
-		}
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("start Apache Kafka: %w", err)
-	}
-	return nil
-}
-
-// waitReady polls until the broker has said in its log that it is started.
-func (s *Server) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	ticker := time.NewTicker(pollInterval) //nolint:forbidigo // a test server waits in real time
-	defer ticker.Stop()
-	var dialer net.Dialer
-	for {
-		if conn, err := dialer.DialContext(ctx, "tcp", s.address); err == nil {
-			return conn.Close()
-		}
-		select {
-		case <-ticker.C:
-		case <-s.done:
-			return fmt.Errorf("start Apache Kafka: it ended at once: %s", s.logTail())
-		case <-ctx.Done():
-			return fmt.Errorf("start Apache Kafka: not ready within %s: %s", startTimeout, s.logTail())
-		}
-	}
-}
-
+// logTail is the end of what the broker has said.
 func (s *Server) logTail() string {
-	raw, err := os.ReadFile(filepath.Join(s.dir, "kafka.log"))
+	raw, err := os.ReadFile(s.logPath())
 	if err != nil {
 		return err.Error()
 	}
 	const tail = 2000
 	return strings.TrimSpace(string(raw[max(0, len(raw)-tail):]))
 }
+
+func (s *Server) logPath() string { return filepath.Join(s.dir, "kafka.log") }

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
-func TestServerTakesTransactions(t *testing.T) {
+func TestApacheKafkaTakesTransactions(t *testing.T) {
 	t.Parallel()
 	server, err := Start(t.Context(), t.TempDir())
 	if err != nil {
@@ -53,7 +53,7 @@ func TestServerTakesTransactions(t *testing.T) {
 	}
 }
 
-func TestServerAsksForAPassword(t *testing.T) {
+func TestApacheKafkaAsksForAPassword(t *testing.T) {
 	t.Parallel()
 	const password = `a/password"<&`
 	server, err := StartWith(t.Context(), t.TempDir(), Options{User: "regent", Password: password})

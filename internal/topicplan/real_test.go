@@ -14,7 +14,7 @@ import (
 )
 
 // A real broker checks settings, answers from metadata that lags behind, deletes in the background and knows defaults that the one in memory does not.
-func TestOnARealKafka(t *testing.T) {
+func TestOnApacheKafka(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()

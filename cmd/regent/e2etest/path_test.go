@@ -36,7 +36,7 @@ func (b *bed) launchRole(name, config string) *role {
 
 // The whole path on a real Kafka that asks for a password: registry, topics, roles and agents as processes of their own; a cluster is made, its primary is
 // killed, then reducer and orchestrator are. No acknowledged row is lost, no state differs, no secret is seen.
-func TestTheWholePathOnRealKafka(t *testing.T) {
+func TestTheWholePathOnApacheKafka(t *testing.T) {
 	t.Parallel()
 	begin := time.Now()
 	b := newBed(t)
