@@ -18,9 +18,12 @@
 package statestore
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"iter"
+	"slices"
 )
 
 // Sentinel errors, to be tested with errors.Is.
@@ -132,6 +135,34 @@ func (b *Batch) Len() int { return len(b.ops) }
 
 // Bytes returns the summed length of keys and values.
 func (b *Batch) Bytes() int { return b.bytes }
+
+// Ranges reports whether a deletion of a range is among the operations.
+func (b *Batch) Ranges() bool {
+	return slices.ContainsFunc(b.ops, func(op Op) bool { return op.End != nil })
+}
+
+// Sorted yields what the batch leaves under each of its keys, in ascending key order; a nil value deletes. The batch must not have
+// deletions of ranges.
+func (b *Batch) Sorted() iter.Seq2[[]byte, []byte] {
+	order := make([]int32, len(b.ops))
+	for i := range order {
+		order[i] = int32(i) //nolint:gosec // a batch is held in memory
+	}
+	slices.SortFunc(order, func(x, y int32) int {
+		return cmp.Or(bytes.Compare(b.ops[x].Key, b.ops[y].Key), cmp.Compare(x, y))
+	})
+	return func(yield func(key, value []byte) bool) {
+		for i, at := range order {
+			op := b.ops[at]
+			if i+1 < len(order) && bytes.Equal(b.ops[order[i+1]].Key, op.Key) {
+				continue // a later operation wins
+			}
+			if !yield(op.Key, op.Value) {
+				return
+			}
+		}
+	}
+}
 
 // Reset empties the batch for reuse.
 func (b *Batch) Reset() {

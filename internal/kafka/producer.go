@@ -149,25 +149,72 @@ func (p *Producer) Flush(ctx context.Context) error {
 func (p *Producer) Close() { p.client.Close() }
 
 func toClient(r *record.Record) *kgo.Record {
-	out := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
-	if len(r.Headers) > 0 {
-		out.Headers = make([]kgo.RecordHeader, len(r.Headers))
-		for i, h := range r.Headers {
-			out.Headers[i] = kgo.RecordHeader{Key: h.Key, Value: h.Value}
-		}
+	out := &outgoing{}
+	out.set(r)
+	return &out.record
+}
+
+// outgoing is a record for the client with room for the headers of most.
+type outgoing struct {
+	record  kgo.Record
+	headers [4]kgo.RecordHeader
+}
+
+func (o *outgoing) set(r *record.Record) {
+	o.record = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
+	headers := o.headers[:0]
+	for _, h := range r.Headers {
+		headers = append(headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
 	}
-	return out
+	o.record.Headers = headers
+}
+
+// outbox makes records for the client, many in one allocation.
+type outbox struct{ free []outgoing }
+
+func (b *outbox) take(r *record.Record) *kgo.Record {
+	const chunk = 64
+	if len(b.free) == 0 {
+		b.free = make([]outgoing, chunk)
+	}
+	o := &b.free[0]
+	b.free = b.free[1:]
+	o.set(r)
+	return &o.record
 }
 
 func fromClient(r *kgo.Record) record.Record {
-	out := record.Record{
+	return record.Record{
 		Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp.UTC(), Key: r.Key, Value: r.Value,
+		Headers: appendHeaders(nil, r),
 	}
-	if len(r.Headers) > 0 {
-		out.Headers = make([]record.Header, len(r.Headers))
-		for i, h := range r.Headers {
-			out.Headers[i] = record.Header{Key: h.Key, Value: h.Value}
+}
+
+func appendHeaders(to []record.Header, r *kgo.Record) []record.Header {
+	for _, h := range r.Headers {
+		to = append(to, record.Header{Key: h.Key, Value: h.Value})
+	}
+	return to
+}
+
+// fromFetched converts what was fetched of one partition, without the markers. The records are valid as long as one of them is in use.
+func fromFetched(list []*kgo.Record) []record.Record {
+	headers := 0
+	for _, r := range list {
+		headers += len(r.Headers)
+	}
+	room := make([]record.Header, 0, headers)
+	out := make([]record.Record, 0, len(list))
+	for _, r := range list {
+		if r.Attrs.IsControl() {
+			continue
 		}
+		from := len(room)
+		room = appendHeaders(room, r)
+		out = append(out, record.Record{
+			Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp.UTC(), Key: r.Key, Value: r.Value,
+			Headers: room[from:len(room):len(room)],
+		})
 	}
 	return out
 }

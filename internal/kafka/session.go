@@ -156,6 +156,7 @@ type session struct {
 	woken    bool
 
 	began    atomic.Bool // a transaction has records
+	outbox   outbox
 	reading  map[record.TopicPartition]bool
 	troubled atomic.Pointer[trouble]
 }

@@ -43,7 +43,7 @@ func (s *session) Produce(rec record.Record, done func(offset int64, err error))
 		}
 		s.began.Store(true)
 	}
-	s.writer.Produce(context.Background(), toClient(&rec), func(r *kgo.Record, err error) {
+	s.writer.Produce(context.Background(), s.outbox.take(&rec), func(r *kgo.Record, err error) {
 		if err != nil {
 			err = fmt.Errorf("write to %s/%d: %w", r.Topic, r.Partition, err)
 		}

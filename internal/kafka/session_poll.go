@@ -69,23 +69,14 @@ func (s *session) fetch(ctx context.Context, maxRecords int, b *stream.Batch) er
 	if failed != nil {
 		return classify(s.log.config.explain("poll", failed))
 	}
-	n := fetches.NumRecords()
-	if n == 0 {
-		return nil
-	}
-	b.Records = make([]record.Record, 0, n)
 	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 		tp := record.TopicPartition{Topic: p.Topic, Partition: p.Partition}
 		if !s.reading[tp] || len(p.Records) == 0 {
 			return
 		}
-		for _, r := range p.Records {
-			if !r.Attrs.IsControl() {
-				b.Records = append(b.Records, fromClient(r))
-			}
-		}
-		b.Progress = append(b.Progress, stream.Progress{
-			TopicPartition: tp, Next: p.Records[len(p.Records)-1].Offset + 1, High: p.HighWatermark,
+		b.Fetched = append(b.Fetched, stream.Fetched{
+			TopicPartition: tp, Records: fromFetched(p.Records),
+			Next: p.Records[len(p.Records)-1].Offset + 1, High: p.HighWatermark,
 		})
 	})
 	return nil

@@ -112,7 +112,8 @@ func TestSessionReadsCommitsAndIsFenced(t *testing.T) {
 	tp := record.TopicPartition{Topic: sessionTopic, Partition: 1}
 	s.Resume(map[record.TopicPartition]int64{tp: 0, {Topic: sessionTopic, Partition: 99}: 0})
 	until(t, s, "the record", func(b *stream.Batch) bool {
-		return len(b.Records) == 1 && string(b.Records[0].Header("h")) == "x" && b.Progress[0].Next == 1 && b.Progress[0].High == 1
+		return len(b.Fetched) == 1 && len(b.Fetched[0].Records) == 1 && string(b.Fetched[0].Records[0].Header("h")) == "x" &&
+			b.Fetched[0].Next == 1 && b.Fetched[0].High == 1
 	})
 	if outcome, err := s.Commit(t.Context(), []int32{0, 1}, []stream.OffsetCommit{{TopicPartition: tp, Offset: 1, Metadata: "m"}}); outcome != stream.TransactionCommitted {
 		t.Fatalf("commit alone: %v, %v", outcome, err)

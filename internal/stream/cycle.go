@@ -66,7 +66,7 @@ func (r *Runtime) step(ctx context.Context) error {
 	if r.rewound {
 		return nil // what this poll brought follows records that have to be read again first
 	}
-	if len(batch.Records) > 0 && !r.open() {
+	if len(batch.Fetched) > 0 && !r.open() {
 		r.opts.reach(PointPolled)
 	}
 	if err := r.foldBatch(batch); err != nil {
@@ -81,7 +81,7 @@ func (r *Runtime) step(ctx context.Context) error {
 	if err := r.serve(); err != nil {
 		return err
 	}
-	if len(batch.Records) == 0 {
+	if len(batch.Fetched) == 0 {
 		if err := r.probe(ctx); err != nil {
 			return err
 		}
@@ -122,75 +122,88 @@ func (r *Runtime) open() bool { return r.txn.records > 0 }
 // foldBatch folds every record into its task, one task after the other, in the order of append times between its partitions.
 func (r *Runtime) foldBatch(b *Batch) error {
 	for _, share := range r.deal(b) {
-		for _, rec := range share.recs {
-			if err := r.foldRecord(share.task, rec); err != nil {
-				return err
-			}
+		if err := share.each(func(in *input, rec *record.Record) error { return r.foldRecord(share.task, in, rec) }); err != nil {
+			return err
 		}
 	}
 	now := r.opts.Clock.Now()
-	for _, p := range b.Progress {
-		r.progress(p, now)
+	for i := range b.Fetched {
+		r.progress(&b.Fetched[i], now)
 	}
 	return r.flushAhead()
 }
 
 // share is what one task gets of a batch.
 type share struct {
-	task *task
-	recs []*record.Record
-	// mixed says that more than one partition is in it.
-	mixed bool
+	task  *task
+	parts []part
 }
 
-// deal sorts a batch by task. Records of one partition stay in offset order; between partitions of a task the earlier append
-// time goes first, so that stream time does not run ahead of a partition that is merely read later.
+// part is what one input partition brings.
+type part struct {
+	in   *input
+	recs []record.Record
+	high time.Time // the highest time seen in it
+}
+
+// deal sorts a batch by task.
 func (r *Runtime) deal(b *Batch) []*share {
-	var shares []*share
-	byTask := map[int32]*share{}
-	for i := range b.Records {
-		rec := &b.Records[i]
-		t := r.taskOf(rec.Position())
-		if t == nil {
-			continue // revoked while it was on the way
+	shares := make([]*share, 0, len(b.Fetched))
+	for i := range b.Fetched {
+		f := &b.Fetched[i]
+		t := r.taskOf(f.TopicPartition)
+		if t == nil || len(f.Records) == 0 {
+			continue // revoked while it was on the way, or nothing but markers
 		}
-		s := byTask[t.id]
-		if s == nil {
-			s = &share{task: t}
-			byTask[t.id] = s
-			shares = append(shares, s)
+		at := slices.IndexFunc(shares, func(s *share) bool { return s.task == t })
+		if at < 0 {
+			at = len(shares)
+			shares = append(shares, &share{task: t})
 		}
-		if n := len(s.recs); n > 0 && s.recs[n-1].Position() != rec.Position() {
-			s.mixed = true
-		}
-		s.recs = append(s.recs, rec)
-	}
-	for _, s := range shares {
-		if s.mixed {
-			mergeByTime(s.recs)
-		}
+		shares[at].parts = append(shares[at].parts, part{in: t.inputs[f.TopicPartition], recs: f.Records})
 	}
 	return shares
 }
 
-// mergeByTime orders records by the highest time seen so far in their own partition, which keeps each partition's order.
-func mergeByTime(recs []*record.Record) {
-	type keyed struct {
-		rec *record.Record
-		at  time.Time
-	}
-	high := map[topicPartition]time.Time{}
-	list := make([]keyed, len(recs))
-	for i, rec := range recs {
-		tp := rec.Position()
-		if rec.Timestamp.After(high[tp]) {
-			high[tp] = rec.Timestamp
+// each calls fn with the records in the order in which they are folded. Those of one partition stay in offset order; between
+// partitions the earlier append time goes first, so that stream time does not run ahead of a partition that is merely read later.
+// What counts is the highest time seen so far in a partition, since times need not rise within it.
+func (s *share) each(fn func(in *input, rec *record.Record) error) error {
+	if len(s.parts) == 1 {
+		p := &s.parts[0]
+		for i := range p.recs {
+			if err := fn(p.in, &p.recs[i]); err != nil {
+				return err
+			}
 		}
-		list[i] = keyed{rec, high[tp]}
+		return nil
 	}
-	slices.SortStableFunc(list, func(a, b keyed) int { return a.at.Compare(b.at) })
-	for i := range list {
-		recs[i] = list[i].rec
+	for i := range s.parts {
+		s.parts[i].advance()
+	}
+	for {
+		var first *part
+		for i := range s.parts {
+			if p := &s.parts[i]; len(p.recs) > 0 && (first == nil || p.high.Before(first.high)) {
+				first = p
+			}
+		}
+		if first == nil {
+			return nil
+		}
+		rec := &first.recs[0]
+		first.recs = first.recs[1:]
+		first.advance()
+		if err := fn(first.in, rec); err != nil {
+			return err
+		}
+	}
+}
+
+// advance takes the time of the next record into account.
+func (p *part) advance() {
+	if len(p.recs) > 0 && p.recs[0].Timestamp.After(p.high) {
+		p.high = p.recs[0].Timestamp
 	}
 }
 
@@ -207,8 +220,7 @@ func (r *Runtime) taskOf(tp topicPartition) *task {
 	return t
 }
 
-func (r *Runtime) foldRecord(t *task, rec *record.Record) error {
-	in := t.inputs[rec.Position()]
+func (r *Runtime) foldRecord(t *task, in *input, rec *record.Record) error {
 	if rec.Offset < in.next {
 		return nil // sent before a seek took hold
 	}
@@ -228,7 +240,7 @@ func (r *Runtime) foldRecord(t *task, rec *record.Record) error {
 		t.wrote = true
 	}
 	r.txn.records++
-	r.opts.Metrics.in.WithLabelValues(r.def.Name).Inc()
+	r.counters.in.Inc()
 	for i := range v.outs {
 		r.produce(t, v.outs[i])
 	}
@@ -268,28 +280,28 @@ func (r *Runtime) deadLetter(t *task, rec *record.Record, v verdict) (record.Rec
 
 func (r *Runtime) produce(t *task, out record.Record) {
 	r.txn.bytes += len(out.Key) + len(out.Value)
-	r.opts.Metrics.out.WithLabelValues(r.def.Name).Inc()
+	r.counters.out.Inc()
 	x, id, changelog := r.txn, t.id, out.Topic == r.def.Changelog
 	r.session.Produce(out, func(offset int64, err error) { x.acknowledge(id, changelog, offset, err) })
 }
 
 // progress takes over what a poll said about a partition: markers count as read, and the high watermark moves.
-func (r *Runtime) progress(p Progress, now time.Time) {
-	t := r.taskOf(p.TopicPartition)
+func (r *Runtime) progress(f *Fetched, now time.Time) {
+	t := r.taskOf(f.TopicPartition)
 	if t == nil {
 		return
 	}
-	in := t.inputs[p.TopicPartition]
-	if p.Next > in.next {
-		in.next = p.Next
+	in := t.inputs[f.TopicPartition]
+	if f.Next > in.next {
+		in.next = f.Next
 		t.touched = true
 		if r.txn.records == 0 {
 			r.txn.began = now
 		}
 		r.txn.records++ // a marker alone is progress too, and commits lazily
 	}
-	in.high = max(p.High, in.next)
-	if r.def.Tick != nil && p.Topic == r.def.Tick.Topic {
+	in.high = max(f.High, in.next)
+	if r.def.Tick != nil && f.Topic == r.def.Tick.Topic {
 		t.lastTick = now
 	}
 	t.updateCaughtUp()
@@ -402,6 +414,8 @@ func (r *Runtime) keep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.opts.Clock.Now()
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
 	for _, t := range r.tasks {
 		if !t.touched {
 			continue

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -158,17 +159,24 @@ func TestReadCommits(t *testing.T) {
 	}
 }
 
-func TestMergeByTimeKeepsThePartitionsOrder(t *testing.T) {
-	at := func(topic string, offset int64, s int) *record.Record {
-		return &record.Record{Topic: topic, Offset: offset, Timestamp: testNow.Add(time.Duration(s) * time.Second)}
+func TestShareMergesByTimeAndKeepsThePartitionsOrder(t *testing.T) {
+	of := func(topic string, seconds ...int) part {
+		p := part{in: &input{topicPartition: topicPartition{Topic: topic}}}
+		for i, s := range seconds {
+			p.recs = append(p.recs, record.Record{Topic: topic, Offset: int64(i), Timestamp: testNow.Add(time.Duration(s) * time.Second)})
+		}
+		return p
 	}
-	recs := []*record.Record{at("a", 0, 5), at("a", 1, 1), at("a", 2, 9), at("b", 0, 4), at("b", 1, 6)}
-	mergeByTime(recs)
+	s := share{parts: []part{of("a", 5, 1, 9), of("b", 4, 6)}}
 	var got []string
-	for _, r := range recs {
-		got = append(got, r.Topic)
-	}
-	if !slices.Equal(got, []string{"b", "a", "a", "b", "a"}) || recs[1].Offset != 0 || recs[2].Offset != 1 {
-		t.Fatalf("merged to %v", got)
+	err := s.each(func(in *input, rec *record.Record) error {
+		if in.Topic != rec.Topic {
+			t.Errorf("record %s@%d was given to the input of %s", rec.Topic, rec.Offset, in.Topic)
+		}
+		got = append(got, fmt.Sprintf("%s%d", rec.Topic, rec.Offset))
+		return nil
+	})
+	if err != nil || !slices.Equal(got, []string{"b0", "a0", "a1", "b1", "a2"}) {
+		t.Fatalf("merged to %v, %v", got, err)
 	}
 }

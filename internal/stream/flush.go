@@ -5,13 +5,11 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/RaduBerinde/btreemap"
-
 	"github.com/regent-infra/regent/statestore"
 )
 
-// flusher writes committed state to the store, beside the cycle. It has two generations: the tables' active layers take what is
-// committed now, the flushing ones are on the way. Both full stop the cycle.
+// flusher writes committed state to the store, beside the cycle. It has two generations: the tables' dirty entries are what was
+// committed since, the flushing ones are on the way. Both full stop the cycle.
 type flusher struct {
 	// dirty are the bytes of the active generation, about.
 	dirty int
@@ -70,36 +68,24 @@ func (r *Runtime) measureLag() {
 // startFlush takes the dirty set as of now, which is between two transactions, and its positions.
 func (r *Runtime) startFlush(now time.Time) {
 	b := &statestore.Batch{}
-	type part struct {
-		t *table
-		l *layer
-	}
-	var parts []part
-	r.mu.Lock()
+	var parts [][]write
+	r.cache.mu.Lock()
 	for _, t := range r.sortedTasks() {
 		for _, name := range r.def.tableNames() {
-			tb := t.tables[name]
-			if tb.active.Len() > 0 {
-				parts = append(parts, part{tb, tb.active})
-				tb.flushing, tb.active = tb.active, newLayer()
+			if taken := t.tables[name].takeDirty(); len(taken) > 0 {
+				parts = append(parts, taken)
 			}
 		}
 		p := t.position(now)
 		b.Put(statestore.PositionKey(r.def.Name, t.id), p.Encode())
 	}
-	r.mu.Unlock()
+	r.cache.mu.Unlock()
 	f := &r.flush
 	f.dirty, f.moved, f.stamped, f.running = 0, false, now, make(chan struct{})
 	go func() {
 		defer close(f.running)
-		for _, p := range parts {
-			for k, v := range p.l.Ascend(btreemap.Min[[]byte](), btreemap.Max[[]byte]()) {
-				if v == nil {
-					b.Delete(p.t.storeKey(k))
-				} else {
-					b.Put(p.t.storeKey(k), v)
-				}
-			}
+		for _, taken := range parts {
+			appendWrites(b, taken)
 		}
 		r.opts.reach(PointFlushing)
 		began := r.opts.Clock.Now()
@@ -110,6 +96,17 @@ func (r *Runtime) startFlush(now time.Time) {
 	}()
 }
 
+// appendWrites adds writes of one table to a batch.
+func appendWrites(b *statestore.Batch, writes []write) {
+	for _, w := range writes {
+		if key := w.entry.owner.storeKey(w.entry.key); w.value == nil {
+			b.Delete(key)
+		} else {
+			b.Put(key, w.value)
+		}
+	}
+}
+
 // settleFlush takes the outcome of the flush that has finished.
 func (r *Runtime) settleFlush() error {
 	f := &r.flush
@@ -117,11 +114,11 @@ func (r *Runtime) settleFlush() error {
 	if f.err != nil {
 		return &taskError{fmt.Errorf("flush committed state to the store: %w", f.err)}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
 	for _, t := range r.tasks {
 		for _, tb := range t.tables {
-			tb.flushing = nil
+			tb.settle()
 		}
 	}
 	return nil

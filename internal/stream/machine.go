@@ -75,7 +75,8 @@ type Task interface {
 	// Range yields all entries whose key starts with prefix, in key order, as of the call. Do not modify what it yields.
 	Range(table string, prefix []byte) iter.Seq2[[]byte, []byte]
 	// Emit adds an output. One to the changelog also upserts the changelog's table under the record's key (a nil value deletes).
-	// The record's Topic, Key, Value and Headers are used, and its Partition ([OwnPartition], or a number).
+	// The record's Topic, Key, Value and Headers are used, and its Partition ([OwnPartition], or a number). Its bytes are the
+	// runtime's from then on. A value should not be a slice of the input's: it would keep alive what was fetched together with it.
 	Emit(out record.Record)
 	// StreamTime is the highest broker append time that the task has read, this record included.
 	StreamTime() time.Time

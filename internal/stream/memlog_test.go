@@ -263,6 +263,7 @@ func (s *memSession) Poll(_ context.Context, maxRecords int, _ time.Duration) (*
 	defer s.mu.Unlock()
 	b := &stream.Batch{Revoked: s.revoked, Assigned: s.assigned}
 	s.revoked, s.assigned = nil, nil
+	room := maxRecords
 	for p := range s.topics[factsTopic].info.Partitions {
 		tp := record.TopicPartition{Topic: factsTopic, Partition: p}
 		from, ok := s.reading[tp]
@@ -270,19 +271,20 @@ func (s *memSession) Poll(_ context.Context, maxRecords int, _ time.Duration) (*
 			continue
 		}
 		part := s.part(tp)
-		next := from
+		f := stream.Fetched{TopicPartition: tp, Next: from, High: part.next}
 		for _, e := range part.log {
-			if e.rec.Offset < from || e.rec.Offset >= part.stable() || len(b.Records) >= maxRecords {
+			if e.rec.Offset < from || e.rec.Offset >= part.stable() || room == 0 {
 				continue
 			}
-			next = e.rec.Offset + 1
+			f.Next = e.rec.Offset + 1
 			if e.visible() {
-				b.Records = append(b.Records, e.rec)
+				f.Records = append(f.Records, e.rec)
+				room--
 			}
 		}
-		if next > from {
-			s.reading[tp] = next
-			b.Progress = append(b.Progress, stream.Progress{TopicPartition: tp, Next: next, High: part.next})
+		if f.Next > from {
+			s.reading[tp] = f.Next
+			b.Fetched = append(b.Fetched, f)
 		}
 	}
 	return b, nil

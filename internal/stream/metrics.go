@@ -62,3 +62,10 @@ func (m *Metrics) observeTransaction(processor string, o Outcome, took time.Dura
 		m.duration.WithLabelValues(processor).Observe(took.Seconds())
 	}
 }
+
+// counters are those that move with every record, looked up once: finding one by its label costs more than folding a small record.
+type counters struct{ in, out prometheus.Counter }
+
+func (m *Metrics) countersOf(processor string) counters {
+	return counters{in: m.in.WithLabelValues(processor), out: m.out.WithLabelValues(processor)}
+}

@@ -99,19 +99,19 @@ type TopicInfo struct {
 
 // Batch is what one Poll returned.
 type Batch struct {
-	// Records are in offset order within each partition.
-	Records []record.Record
-	// Progress is one entry for each partition that was read, also where only markers were.
-	Progress []Progress
+	// Fetched is one entry for each partition that was read, also where only markers were.
+	Fetched []Fetched
 	// Revoked are tasks that are not this member's any more. They come before Assigned: a task in both was lost and came back.
 	Revoked []int32
 	// Assigned are tasks that are newly this member's. Their partitions are not read before [Session.Resume].
 	Assigned []int32
 }
 
-// Progress tells how far a partition was read.
-type Progress struct {
+// Fetched is what was read of one partition.
+type Fetched struct {
 	record.TopicPartition
+	// Records are in offset order. There may be none: markers count as read, too.
+	Records []record.Record
 	// Next is the offset after the last one that was read.
 	Next int64
 	// High is the high watermark.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/RaduBerinde/btreemap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/regent-infra/regent/internal/record"
@@ -63,27 +62,26 @@ func (b *rebuild) refoldTask(ctx context.Context, id int32) error {
 	}, func() error { return t.spill(b.opts.Store, 0) })
 }
 
-// spill writes the overlay to the store when it has grown to a size.
+// spill writes what was folded to the store when it has grown to a size.
 func (t *task) spill(s statestore.Store, size int) error {
-	var batch statestore.Batch
 	for _, tb := range t.tables {
-		if tb.overlay.Len()*entryOverhead < size || tb.overlay.Len() == 0 {
+		if len(tb.overlay) == 0 || len(tb.overlay)*entryOverhead < size {
 			continue
 		}
-		for k, v := range tb.overlay.Ascend(btreemap.Min[[]byte](), btreemap.Max[[]byte]()) {
-			if v == nil {
-				batch.Delete(tb.storeKey(k))
-			} else {
-				batch.Put(tb.storeKey(k), v)
-			}
-			tb.cache.put(tb.cached, k, v)
+		tb.cache.mu.Lock()
+		tb.commit()
+		taken := tb.takeDirty()
+		tb.cache.mu.Unlock()
+		var batch statestore.Batch
+		appendWrites(&batch, taken)
+		if err := s.Apply(&batch); err != nil {
+			return err
 		}
-		tb.drop()
+		tb.cache.mu.Lock()
+		tb.settle()
+		tb.cache.mu.Unlock()
 	}
-	if batch.Len() == 0 {
-		return nil
-	}
-	return s.Apply(&batch)
+	return nil
 }
 
 // merge reads some partitions, each below its end, in the order of append times, keeping each partition's order.

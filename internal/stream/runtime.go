@@ -17,8 +17,8 @@ type Runtime struct {
 	opts Options
 	log  *slog.Logger
 
-	// mu guards what readers see: the map of tasks, the dirty layers of their tables, and the status. The cycle's goroutine is
-	// the only one that writes; it reads without the lock.
+	// mu guards what readers see: the map of tasks and the status. The cycle's goroutine is the only one that writes; it reads
+	// without the lock. The tables have the cache's lock, which is taken after this one.
 	mu     sync.RWMutex
 	tasks  map[int32]*task
 	status statusBoard
@@ -37,6 +37,7 @@ type Runtime struct {
 	slots       chan struct{} // bounds the recoveries at work
 	pace        pace
 	flush       flusher
+	counters    counters
 }
 
 // New checks definition and options, all faults at once, and returns a runtime that is ready to [Runtime.Run].
@@ -56,6 +57,7 @@ func New(def Definition, opts Options) (*Runtime, error) {
 		requests:    make(chan request, 16),
 		over:        make(chan struct{}),
 	}
+	r.counters = opts.Metrics.countersOf(def.Name)
 	r.pace = pace{min: opts.CommitMinAge, max: opts.CommitMaxAge}
 	r.status = newStatusBoard(def.Name, opts.Clock.Now())
 	return r, nil
@@ -200,7 +202,7 @@ func (r *Runtime) removeTasks(ids []int32) {
 			continue
 		}
 		for _, tb := range t.tables {
-			r.cache.purge(tb.cached)
+			r.cache.purge(tb)
 		}
 		delete(r.tasks, id)
 		r.status.drop(id)

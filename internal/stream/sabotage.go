@@ -3,8 +3,6 @@ package stream
 import (
 	"errors"
 
-	"github.com/RaduBerinde/btreemap"
-
 	"github.com/regent-infra/regent/statestore"
 )
 
@@ -28,14 +26,7 @@ func (r *Runtime) flushAhead() error {
 	var b statestore.Batch
 	for _, t := range r.sortedTasks() {
 		for _, name := range r.def.tableNames() {
-			tb := t.tables[name]
-			for k, v := range tb.overlay.Ascend(btreemap.Min[[]byte](), btreemap.Max[[]byte]()) {
-				if v == nil {
-					b.Delete(tb.storeKey(k))
-				} else {
-					b.Put(tb.storeKey(k), v)
-				}
-			}
+			appendWrites(&b, t.tables[name].overlay)
 		}
 	}
 	return errors.Join(r.opts.Store.Apply(&b), r.opts.Store.Flush())

@@ -2,87 +2,91 @@ package stream
 
 import (
 	"bytes"
-	"container/list"
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/RaduBerinde/btreemap"
 
 	"github.com/regent-infra/regent/statestore"
 )
 
-// layer is an ordered set of writes; a nil value deletes.
-type layer = btreemap.BTreeMap[[]byte, []byte]
-
-func newLayer() *layer { return btreemap.New[[]byte, []byte](32, bytes.Compare) }
-
-// table is one table of one task: four layers, the upper ones hide the lower ones.
+// table is one table of one task. What it holds in memory are entries by key; each has up to two values:
 //
-//	overlay   written by the transaction that is open; seen by the machine alone
-//	active    committed, not yet on the way to the store
-//	flushing  committed, being written to the store
-//	store     flushed
+//	pending    written by the transaction that is open, seen by the machine alone: in the overlay
+//	committed  known to everybody; dirty, then flushing, then clean, as it moves to the store
 //
-// The cache stands beside the lower three and holds committed values.
+// Below them is the store, with what was flushed. An entry that is not clean hides the store's, so that nobody sees the move.
+//
+// Keys are hashed, because almost every access is a lookup. A table that is asked for a range gets an index in key order over its
+// entries that are not clean, from then on.
 type table struct {
 	name   string
 	prefix []byte // of its keys in the store
 	store  statestore.Store
-
-	overlay *layer
-
-	// active and flushing are changed by the cycle under the view's lock; the cycle itself reads them without.
-	active, flushing *layer
-
 	cache  *cache
-	cached map[string]*list.Element
+
+	// The rest is changed by the cycle's goroutine with the cache's lock held.
+	entries  map[string]*entry
+	overlay  []write
+	dirty    []*entry
+	flushing []write
+	index    *index // nil until a machine has asked for a range
 }
+
+// write is what the open transaction has put under a key; nil deletes.
+type write struct {
+	entry *entry
+	value []byte
+}
+
+// index is an ordered set of entries.
+type index = btreemap.BTreeMap[string, *entry]
 
 func newTable(processor, name string, task int32, store statestore.Store, c *cache) *table {
 	return &table{
 		name:    name,
 		prefix:  statestore.PartitionPrefix(storeName(processor, name), task),
 		store:   store,
-		overlay: newLayer(),
-		active:  newLayer(),
 		cache:   c,
-		cached:  map[string]*list.Element{},
+		entries: map[string]*entry{},
 	}
 }
 
-func (t *table) storeKey(key []byte) []byte {
-	return append(slices.Clip(t.prefix), key...)
+func (t *table) storeKey(key string) []byte {
+	return append(append(make([]byte, 0, len(t.prefix)+len(key)), t.prefix...), key...)
 }
 
 // get returns what the machine sees under key; nil if there is nothing.
 func (t *table) get(key []byte) ([]byte, error) {
-	if t.overlay.Len() > 0 {
-		if _, v, ok := t.overlay.Get(key); ok {
-			return v, nil
+	c := t.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := t.entries[string(key)]
+	if e != nil {
+		e.visited = true
+		switch {
+		case e.pending != 0:
+			return t.overlay[e.pending-1].value, nil
+		case e.known:
+			return e.value, nil
 		}
 	}
-	if v, ok := t.cache.get(t.cached, key); ok {
-		return v, nil
-	}
-	v, err := t.committed(key)
+	v, err := t.stored(string(key))
 	if err != nil {
 		return nil, err
 	}
-	t.cache.put(t.cached, key, v)
+	if e == nil {
+		e = c.add(t, string(key))
+	}
+	c.assign(e, v)
+	c.evict()
 	return v, nil
 }
 
-// committed returns the committed value under key, past overlay and cache.
-func (t *table) committed(key []byte) ([]byte, error) {
-	for _, l := range []*layer{t.active, t.flushing} {
-		if l == nil || l.Len() == 0 {
-			continue
-		}
-		if _, v, ok := l.Get(key); ok {
-			return v, nil
-		}
-	}
+// stored returns what the store has under key; nil if it has nothing.
+func (t *table) stored(key string) ([]byte, error) {
 	v, ok, err := t.store.Get(t.storeKey(key))
 	if err != nil {
 		return nil, fmt.Errorf("read table %q: %w", t.name, err)
@@ -93,117 +97,254 @@ func (t *table) committed(key []byte) ([]byte, error) {
 	return v, nil
 }
 
+// committed returns the committed value under key. It is safe for concurrent use, and leaves the cache as it is.
+func (t *table) committed(key []byte) ([]byte, error) {
+	t.cache.mu.Lock()
+	e := t.entries[string(key)]
+	if e != nil && e.known {
+		defer t.cache.mu.Unlock()
+		return e.value, nil
+	}
+	t.cache.mu.Unlock()
+	return t.stored(string(key))
+}
+
 // undo is what a write to the overlay replaced.
 type undo struct {
-	table   *table
-	key     []byte
-	value   []byte
+	write   write
 	existed bool
 }
 
-// put writes to the overlay, and returns how to take it back. Key and value are copied: they may be slices of a fetched batch,
-// which a value that stays would keep alive as a whole.
+// put writes to the overlay, and returns how to take it back. The value becomes the table's own; the key is copied.
 func (t *table) put(key, value []byte) undo {
-	k := bytes.Clone(key)
-	if k == nil {
-		k = []byte{}
+	c := t.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := t.entries[string(key)]
+	if e == nil {
+		e = c.add(t, string(key))
 	}
-	_, before, existed := t.overlay.ReplaceOrInsert(k, bytes.Clone(value))
-	return undo{table: t, key: k, value: before, existed: existed}
+	e.visited = true
+	if e.pending != 0 {
+		w := &t.overlay[e.pending-1]
+		before := *w
+		w.value = value
+		return undo{write: before, existed: true}
+	}
+	if t.index != nil && !e.dirty && !e.flushing {
+		t.index.ReplaceOrInsert(e.key, e)
+	}
+	t.overlay = append(t.overlay, write{e, value})
+	e.pending = int32(len(t.overlay)) //nolint:gosec // a transaction has fewer
+	c.evict()
+	return undo{write: write{entry: e}}
 }
 
+// revert takes a write back. Writes are reverted from the last to the first.
 func (u undo) revert() {
+	e := u.write.entry
+	t := e.owner
+	t.cache.mu.Lock()
+	defer t.cache.mu.Unlock()
 	if u.existed {
-		u.table.overlay.ReplaceOrInsert(u.key, u.value)
-	} else {
-		u.table.overlay.Delete(u.key)
+		t.overlay[e.pending-1].value = u.write.value
+		return
+	}
+	last := len(t.overlay) - 1
+	if int(e.pending) != last+1 {
+		panic(fmt.Sprintf("table %q: a write is reverted out of order", t.name))
+	}
+	t.overlay[last] = write{}
+	t.overlay = t.overlay[:last]
+	t.forsake(e)
+}
+
+// forsake makes an entry as if the open transaction had not written it.
+func (t *table) forsake(e *entry) {
+	e.pending = 0
+	t.unlist(e)
+	if !e.known {
+		t.cache.remove(e)
 	}
 }
 
-// commit moves the overlay into the dirty set and returns how many bytes that adds. The caller holds the view's lock.
+// unlist takes an entry that holds no more than the store out of the index.
+func (t *table) unlist(e *entry) {
+	if t.index != nil && !e.pinned() {
+		t.index.Delete(e.key)
+	}
+}
+
+// commit moves the overlay into the dirty set and returns how many bytes that adds. The caller holds the cache's lock, over all tables
+// of the transaction, so that readers see all of it or nothing.
 func (t *table) commit() (added int) {
-	if t.overlay.Len() == 0 {
-		return 0
-	}
-	for k, v := range t.overlay.Ascend(btreemap.Min[[]byte](), btreemap.Max[[]byte]()) {
-		_, before, existed := t.active.ReplaceOrInsert(k, v)
-		if existed {
-			added += len(v) - len(before)
+	for i, w := range t.overlay {
+		e := w.entry
+		if e.dirty {
+			added += len(w.value) - len(e.value)
 		} else {
-			added += len(k) + len(v) + entryOverhead
+			added += len(e.key) + len(w.value) + entryOverhead
+			e.dirty = true
+			t.dirty = append(t.dirty, e)
 		}
-		t.cache.put(t.cached, k, v)
+		t.cache.assign(e, w.value)
+		e.pending = 0
+		t.overlay[i] = write{}
 	}
-	t.overlay = newLayer()
+	t.overlay = t.overlay[:0]
 	return added
 }
 
 // drop forgets what the open transaction wrote.
 func (t *table) drop() {
-	if t.overlay.Len() > 0 {
-		t.overlay = newLayer()
+	t.cache.mu.Lock()
+	defer t.cache.mu.Unlock()
+	for i, w := range t.overlay {
+		t.forsake(w.entry)
+		t.overlay[i] = write{}
 	}
+	t.overlay = t.overlay[:0]
 }
 
-// entry is one key with its value; a nil value hides what lower layers have.
-type entry struct{ key, value []byte }
+// takeDirty begins a flush: it returns the dirty entries with their values as of now. The caller holds the cache's lock.
+func (t *table) takeDirty() []write {
+	taken := make([]write, len(t.dirty))
+	for i, e := range t.dirty {
+		e.dirty, e.flushing = false, true
+		taken[i] = write{e, e.value}
+		t.dirty[i] = nil
+	}
+	t.dirty, t.flushing = t.dirty[:0], taken
+	return taken
+}
 
-// collect returns the entries of the layers whose keys start with prefix, in key order; earlier layers hide later ones.
-func collect(prefix []byte, layers ...*layer) []entry {
-	var out []entry
-	from, to := btreemap.GE(prefix), btreemap.Max[[]byte]()
-	if end := statestore.PrefixEnd(prefix); end != nil {
-		to = btreemap.LT(end)
+// settle ends a flush: the store has what was taken. The caller holds the cache's lock.
+func (t *table) settle() {
+	for _, w := range t.flushing {
+		w.entry.flushing = false
+		t.unlist(w.entry)
 	}
-	for _, l := range layers {
-		if l == nil || l.Len() == 0 {
-			continue
+	t.flushing = nil
+}
+
+// pair is a key with its value; a nil value hides what the store has.
+type pair struct {
+	key   string
+	value []byte
+}
+
+// unclean returns what hides the store under prefix, in key order; with what the open transaction has written, if asked to. The caller
+// holds the cache's lock.
+func (t *table) unclean(prefix string, open bool) []pair {
+	var out []pair
+	add := func(e *entry) {
+		switch {
+		case e.pending != 0 && open:
+			out = append(out, pair{e.key, t.overlay[e.pending-1].value})
+		case e.dirty || e.flushing:
+			out = append(out, pair{e.key, e.value})
 		}
-		var lower []entry
-		for k, v := range l.Ascend(from, to) {
-			lower = append(lower, entry{k, v})
-		}
-		out = mergeEntries(out, lower)
 	}
+	if t.index != nil {
+		to := btreemap.Max[string]()
+		if end := statestore.PrefixEnd([]byte(prefix)); end != nil {
+			to = btreemap.LT(string(end))
+		}
+		for _, e := range t.index.Ascend(btreemap.GE(prefix), to) {
+			add(e)
+		}
+		return out
+	}
+	for e := range t.pinned() {
+		if strings.HasPrefix(e.key, prefix) {
+			add(e)
+		}
+	}
+	slices.SortFunc(out, func(a, b pair) int { return strings.Compare(a.key, b.key) })
 	return out
 }
 
-// mergeEntries merges two sorted lists; upper wins.
-func mergeEntries(upper, lower []entry) []entry {
-	if len(upper) == 0 {
-		return lower
+// order makes the index. The caller holds the cache's lock.
+func (t *table) order() {
+	if t.index != nil {
+		return
 	}
-	if len(lower) == 0 {
-		return upper
+	t.index = btreemap.New[string, *entry](32, strings.Compare)
+	for e := range t.pinned() {
+		t.index.ReplaceOrInsert(e.key, e)
 	}
-	out := make([]entry, 0, len(upper)+len(lower))
-	for len(upper) > 0 && len(lower) > 0 {
-		switch bytes.Compare(upper[0].key, lower[0].key) {
-		case -1:
-			out, upper = append(out, upper[0]), upper[1:]
-		case 1:
-			out, lower = append(out, lower[0]), lower[1:]
-		default:
-			out, upper, lower = append(out, upper[0]), upper[1:], lower[1:]
-		}
-	}
-	return append(append(out, upper...), lower...)
 }
 
-// scan yields the entries over the store's, hiding and deleting as they say, until yield returns false. The store's keys come
+// pinned yields the entries that hold what the store does not have, each once, in no order.
+func (t *table) pinned() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for _, w := range t.overlay {
+			if !yield(w.entry) {
+				return
+			}
+		}
+		for _, e := range t.dirty {
+			if e.pending == 0 && !yield(e) {
+				return
+			}
+		}
+		for _, w := range t.flushing {
+			if e := w.entry; e.pending == 0 && !e.dirty && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// each yields what the machine sees under prefix, as of the call; an error of the store goes to fail. What is in memory is read now and
+// the store when the sequence is: in between, the store changes only by what is hidden.
+func (t *table) each(prefix []byte, fail func(error)) iter.Seq2[[]byte, []byte] {
+	t.cache.mu.Lock()
+	t.order()
+	over := t.unclean(string(prefix), true)
+	t.cache.mu.Unlock()
+	return func(yield func(k, v []byte) bool) {
+		it, err := t.open(prefix)
+		if err == nil {
+			err = scan(it, len(t.prefix), over, yield)
+		}
+		if err != nil {
+			fail(fmt.Errorf("range over table %q: %w", t.name, err))
+		}
+	}
+}
+
+// snapshot takes what is committed under prefix, in memory and in the store, at one moment. It is safe for concurrent use.
+func (t *table) snapshot(prefix []byte) (statestore.Iterator, []pair, error) {
+	t.cache.mu.Lock()
+	defer t.cache.mu.Unlock()
+	it, err := t.open(prefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	return it, t.unclean(string(prefix), false), nil
+}
+
+// open starts a scan of the store below prefix.
+func (t *table) open(prefix []byte) (statestore.Iterator, error) {
+	lower := t.storeKey(string(prefix))
+	return t.store.Scan(lower, statestore.PrefixEnd(lower))
+}
+
+// scan yields the pairs over the store's entries, hiding and deleting as they say, until yield returns false. The store's keys come
 // without the table's prefix. It closes the iterator.
-func scan(it statestore.Iterator, strip int, over []entry, yield func(k, v []byte) bool) error {
+func scan(it statestore.Iterator, strip int, over []pair, yield func(k, v []byte) bool) error {
 	defer func() { _ = it.Close() }() // reading is over, Err below has what matters
-	emit := func(e entry) bool { return e.value == nil || yield(e.key, e.value) }
+	emit := func(p pair) bool { return p.value == nil || yield([]byte(p.key), p.value) }
 	for it.Next() {
 		k := it.Key()[strip:]
-		for len(over) > 0 && bytes.Compare(over[0].key, k) < 0 {
+		for len(over) > 0 && over[0].key < string(k) {
 			if !emit(over[0]) {
 				return nil
 			}
 			over = over[1:]
 		}
-		if len(over) > 0 && bytes.Equal(over[0].key, k) {
+		if len(over) > 0 && over[0].key == string(k) {
 			if !emit(over[0]) {
 				return nil
 			}
@@ -217,31 +358,10 @@ func scan(it statestore.Iterator, strip int, over []entry, yield func(k, v []byt
 	if err := it.Err(); err != nil {
 		return err
 	}
-	for _, e := range over {
-		if !emit(e) {
+	for _, p := range over {
+		if !emit(p) {
 			return nil
 		}
 	}
 	return nil
-}
-
-// open starts a scan of the store below prefix.
-func (t *table) open(prefix []byte) (statestore.Iterator, error) {
-	lower := t.storeKey(prefix)
-	return t.store.Scan(lower, statestore.PrefixEnd(lower))
-}
-
-// each yields what the machine sees under prefix, as of the call; an error of the store goes to fail. The layers are read now
-// and the store when the sequence is: in between, the store changes only by what the layers hide.
-func (t *table) each(prefix []byte, fail func(error)) iter.Seq2[[]byte, []byte] {
-	over := collect(prefix, t.overlay, t.active, t.flushing)
-	return func(yield func(k, v []byte) bool) {
-		it, err := t.open(prefix)
-		if err == nil {
-			err = scan(it, len(t.prefix), over, yield)
-		}
-		if err != nil {
-			fail(fmt.Errorf("range over table %q: %w", t.name, err))
-		}
-	}
 }

@@ -30,9 +30,11 @@ func TestTableLayersEqualAMap(t *testing.T) {
 				tb.drop()
 				seen = maps.Clone(kept)
 			case 2: // a flush, as the flusher does it
-				tb.flushing, tb.active = mergeLayers(tb.flushing, tb.active), newLayer()
+				if tb.flushing == nil {
+					tb.takeDirty()
+				}
 			case 3:
-				spillLayer(t, tb, store)
+				settle(t, tb, store)
 			case 4:
 				u := tb.put([]byte(k), []byte("gone again"))
 				u.revert()
@@ -49,27 +51,13 @@ func TestTableLayersEqualAMap(t *testing.T) {
 	})
 }
 
-func mergeLayers(lower, upper *layer) *layer {
-	out := newLayer()
-	for _, e := range collect(nil, upper, lower) {
-		out.ReplaceOrInsert(e.key, e.value)
-	}
-	return out
-}
-
-func spillLayer(t *rapid.T, tb *table, store *memstore.Store) {
+func settle(t *rapid.T, tb *table, store *memstore.Store) {
 	var b statestore.Batch
-	for _, e := range collect(nil, tb.flushing) {
-		if e.value == nil {
-			b.Delete(tb.storeKey(e.key))
-		} else {
-			b.Put(tb.storeKey(e.key), e.value)
-		}
-	}
+	appendWrites(&b, tb.flushing)
 	if err := store.Apply(&b); err != nil {
 		t.Fatal(err)
 	}
-	tb.flushing = nil
+	tb.settle()
 }
 
 func compare(t *rapid.T, tb *table, seen, kept map[string]string) {
@@ -99,25 +87,78 @@ func compare(t *rapid.T, tb *table, seen, kept map[string]string) {
 			t.Fatalf("committed %q is %q, %v; expected %q, %v", k, v, err, want, ok)
 		}
 	}
-	if tb.cache.used > tb.cache.budget {
-		t.Fatalf("the cache holds %d bytes, its budget is %d", tb.cache.used, tb.cache.budget)
+	checkCache(t, tb.cache)
+}
+
+// checkCache holds the cache's books against its entries, and its budget against those that may go.
+func checkCache(t *rapid.T, c *cache) {
+	used, loose := 0, 0
+	for i, e := range c.ring {
+		if int(e.slot) != i || e.owner.entries[e.key] != e {
+			t.Fatalf("entry %q: slot %d is not %d, or the table has another one", e.key, e.slot, i)
+		}
+		if !e.known && e.pending == 0 {
+			t.Fatalf("entry %q says nothing", e.key)
+		}
+		used += e.size()
+		if !e.pinned() {
+			loose++
+		}
+	}
+	if c.used != used {
+		t.Fatalf("the cache says that it holds %d bytes, its entries have %d", c.used, used)
+	}
+	c.evict()
+	if c.used > c.budget && loose > 0 && len(c.ring) <= sweep/2 {
+		for range 2 { // the hand passes everybody twice
+			c.evict()
+		}
+		for _, e := range c.ring {
+			if !e.pinned() && c.used > c.budget {
+				t.Fatalf("the cache holds %d bytes, its budget is %d, and %q could go", c.used, c.budget, e.key)
+			}
+		}
 	}
 }
 
 func TestCachePurgeGivesTheMemoryBack(t *testing.T) {
-	c := newCache(10_000)
+	c := newCache(100_000)
 	a, b := newTable("p", "a", 0, memstore.New(), c), newTable("p", "b", 0, memstore.New(), c)
 	for i := range 20 {
-		c.put(a.cached, fmt.Appendf(nil, "%d", i), []byte("value"))
-		c.put(b.cached, fmt.Appendf(nil, "%d", i), nil)
+		for _, tb := range []*table{a, b} {
+			if _, err := tb.get(fmt.Appendf(nil, "%d", i)); err != nil {
+				t.Fatal(err)
+			}
+			tb.put(fmt.Appendf(nil, "%d", i), []byte("value"))
+		}
 	}
-	c.purge(a.cached)
-	if len(a.cached) != 0 || len(b.cached) != 20 {
-		t.Fatalf("after the purge: %d and %d entries", len(a.cached), len(b.cached))
+	a.commit()
+	c.purge(a)
+	if len(a.entries) != 0 || len(b.entries) != 20 {
+		t.Fatalf("after the purge: %d and %d entries", len(a.entries), len(b.entries))
 	}
-	c.purge(b.cached)
-	if c.used != 0 || c.order.Len() != 0 {
+	c.purge(b)
+	if c.used != 0 || len(c.ring) != 0 {
 		t.Fatalf("an empty cache holds %d bytes", c.used)
+	}
+}
+
+// TestCacheKeepsWhatIsInUse: a hot key survives a scan over many cold ones.
+func TestCacheKeepsWhatIsInUse(t *testing.T) {
+	store := memstore.New()
+	tb := newTable("p", "a", 0, store, newCache(10*(entryOverhead+10)))
+	for i := range 1000 {
+		for _, k := range []string{"hot", fmt.Sprint(i)} {
+			if _, err := tb.get([]byte(k)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if tb.entries["hot"] == nil {
+			t.Fatalf("the hot key was evicted in round %d", i)
+		}
+	}
+	if tb.cache.used > tb.cache.budget {
+		t.Fatalf("the cache holds %d bytes, its budget is %d", tb.cache.used, tb.cache.budget)
 	}
 }
 

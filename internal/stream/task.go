@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"fmt"
 	"iter"
 	"runtime/debug"
@@ -145,7 +146,7 @@ func (t *task) fold(in *input, rec *record.Record) verdict {
 	t.touched = true
 	t.updateCaughtUp()
 	if in.table != nil {
-		in.table.put(rec.Key, rec.Value)
+		in.table.put(rec.Key, bytes.Clone(rec.Value)) // else it would keep the whole fetch alive
 		t.wrote = true
 	}
 	t.rec, t.outs, t.undos = rec, t.outs[:0], t.undos[:0]

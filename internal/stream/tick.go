@@ -72,7 +72,7 @@ func (r *Runtime) probe(ctx context.Context) error {
 				return fmt.Errorf("look for the end of %s/%d: %w", tp.Topic, tp.Partition, err)
 			}
 			if end > in.next {
-				r.progress(Progress{TopicPartition: tp, Next: end, High: max(in.high, end)}, r.opts.Clock.Now())
+				r.progress(&Fetched{TopicPartition: tp, Next: end, High: max(in.high, end)}, r.opts.Clock.Now())
 			}
 		}
 	}

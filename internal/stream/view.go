@@ -96,20 +96,17 @@ func (r *Runtime) RangePartition(table string, partition int32, prefix []byte) i
 	}
 }
 
-// snapshot takes the dirty layers and the store's iterator at one moment, so that nothing that moves from one to the other is
-// missed or seen twice.
-func (r *Runtime) snapshot(table string, partition int32, prefix []byte) (statestore.Iterator, []entry, int, error) {
+// snapshot takes what is committed under prefix at one moment, so that nothing that moves from memory to the store is missed or seen
+// twice.
+func (r *Runtime) snapshot(table string, partition int32, prefix []byte) (statestore.Iterator, []pair, int, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	tb, err := r.tableOf(table, partition)
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	it, err := tb.open(prefix)
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	return it, collect(prefix, tb.active, tb.flushing), len(tb.prefix), nil
+	it, over, err := tb.snapshot(prefix)
+	return it, over, len(tb.prefix), err
 }
 
 // tableOf returns a table of a running task; the caller holds the lock.

@@ -11,7 +11,8 @@
 //
 // # What a crash leaves
 //
-// Batches are written without a sync, to memtable and log. The death of the process loses nothing that Pebble handed to
+// Small batches are written without a sync, to memtable and log. Large ones (see [Options]) become sorted tables of their own, which
+// are added as files: the log is synced before, so that what survives stays a prefix. The death of the process loses nothing that Pebble handed to
 // the kernel, the death of the machine loses a suffix of the batches. Either way a prefix is left, which is all that the
 // contract of [statestore.Store] asks for.
 //

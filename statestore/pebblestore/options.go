@@ -15,6 +15,7 @@ import (
 const (
 	DefaultCacheBytes    = 64 << 20
 	DefaultMemTableBytes = 64 << 20
+	DefaultTableBytes    = 4 << 20
 )
 
 // formatMajorVersion is the oldest Pebble format that a new store gets; an older program refuses it, a newer one reads it.
@@ -29,6 +30,9 @@ type Options struct {
 	// MemTableBytes is the size at which a memtable is written out as a table. Default [DefaultMemTableBytes] (64 MiB; Pebble's
 	// own 4 MiB costs two thirds of the write rate); at least 1 MiB, at most 1 GiB.
 	MemTableBytes int64
+	// TableBytes is the size from which a batch is written as sorted tables of its own and added as files, past log and memtable.
+	// Default [DefaultTableBytes] (4 MiB); at least 1.
+	TableBytes int
 	// FS is the file system. Default: the machine's. Tests put one that fails or crashes here.
 	FS vfs.FS
 	// Logger takes Pebble's own messages, at debug level. Default: none.
@@ -41,6 +45,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MemTableBytes == 0 {
 		o.MemTableBytes = DefaultMemTableBytes
+	}
+	if o.TableBytes == 0 {
+		o.TableBytes = DefaultTableBytes
 	}
 	if o.FS == nil {
 		o.FS = vfs.Default
@@ -62,6 +69,9 @@ func (o Options) Validate() error {
 	}
 	if o.MemTableBytes != 0 && (o.MemTableBytes < 1<<20 || o.MemTableBytes > 1<<30) {
 		errs = append(errs, fmt.Errorf("state store: MemTableBytes is %d: expected %d to %d", o.MemTableBytes, 1<<20, 1<<30))
+	}
+	if o.TableBytes < 0 {
+		errs = append(errs, fmt.Errorf("state store: TableBytes is %d: expected at least 1", o.TableBytes))
 	}
 	return errors.Join(errs...)
 }

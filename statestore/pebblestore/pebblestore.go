@@ -1,8 +1,10 @@
 package pebblestore
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -20,6 +22,9 @@ type Store struct {
 	failure    *failure
 	closed     atomic.Bool
 	tables     atomic.Uint64 // names of tables being built
+
+	// order keeps small batches, which are not durable yet, from falling between two that are: see applyTables.
+	order sync.RWMutex
 }
 
 var _ statestore.Store = (*Store)(nil)
@@ -154,7 +159,12 @@ func (s *Store) Apply(b *statestore.Batch) error {
 	if err := s.usable("apply a batch"); err != nil {
 		return err
 	}
+	if b.Bytes() >= s.opts.TableBytes && !b.Ranges() {
+		return s.failure.guard("add a batch to the state store as tables", func() error { return s.applyTables(b) })
+	}
 	return s.failure.guard("apply a batch to the state store", func() error {
+		s.order.RLock()
+		defer s.order.RUnlock()
 		batch := s.db.NewBatchWithSize(b.Bytes() + 16*b.Len())
 		for _, op := range b.Ops() {
 			var err error
@@ -172,6 +182,22 @@ func (s *Store) Apply(b *statestore.Batch) error {
 		}
 		return errors.Join(batch.Commit(pebble.NoSync), batch.Close())
 	})
+}
+
+// applyTables adds a batch as sorted tables. It is atomic like any other, costs a tenth of the time, and leaves nothing in the log
+// that the next open would have to replay.
+func (s *Store) applyTables(b *statestore.Batch) error {
+	paths, err := s.build(context.Background(), nil, nil, b.Sorted())
+	if err != nil || len(paths) == 0 {
+		return err
+	}
+	// What is added as files is durable at once. So must be what came before, or a loss of power would leave a hole instead of a prefix.
+	s.order.Lock()
+	defer s.order.Unlock()
+	if err := s.db.LogData(nil, pebble.Sync); err != nil {
+		return err
+	}
+	return s.db.Ingest(context.Background(), paths)
 }
 
 // Flush implements [statestore.Store].
