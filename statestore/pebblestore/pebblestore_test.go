@@ -224,7 +224,7 @@ func TestPowerLossLeavesAPrefix(t *testing.T) {
 		for i := 1; i <= batches; i++ {
 			var b statestore.Batch
 			size := rapid.SampledFrom([]int{0, 0, 100}).Draw(rt, "size") // the large ones become tables
-			for k := range 3 { // one batch's keys lie beside the others', or a table would have to wait for the memtable that it overlaps
+			for k := range 3 {                                           // one batch's keys lie beside the others', or a table would have to wait for the memtable that it overlaps
 				b.Put(fmt.Appendf(nil, "%04d/%d", i, k), make([]byte, size))
 			}
 			if err := s.Apply(&b); err != nil {
