@@ -15,14 +15,18 @@ import (
 func (p *plane) embeddedStack() lifecycle.Service {
 	var stack *embedded.Stack
 	return service("embedded broker", func(ctx context.Context) (<-chan struct{}, error) {
-		var err error
+		credentials, err := registryCredentials(p.config)
+		if err != nil {
+			return nil, err
+		}
 		stack, err = embedded.Open(ctx, embedded.Config{
-			Dir:             filepath.Join(p.config.Data.Dir, embeddedDir),
-			BrokerListen:    p.config.Listen.Broker,
-			BrokerAdvertise: p.config.Listen.BrokerAdvertise,
-			RegistryListen:  p.config.Listen.Registry,
-			ClusterID:       p.config.Data.ClusterID,
-			Sync:            p.config.Embedded.Sync,
+			Dir:                 filepath.Join(p.config.Data.Dir, embeddedDir),
+			BrokerListen:        p.config.Listen.Broker,
+			BrokerAdvertise:     p.config.Listen.BrokerAdvertise,
+			RegistryListen:      p.config.Listen.Registry,
+			RegistryCredentials: credentials,
+			ClusterID:           p.config.Data.ClusterID,
+			Sync:                p.config.Embedded.Sync,
 			// The registry asks "writer, reader"; the codec is asked "reader, writer".
 			Compatible:        func(writer, reader string) error { return avrocodec.Compatible(reader, writer) },
 			Logger:            p.logger,

@@ -7,10 +7,24 @@ import (
 
 	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/config"
+	"github.com/regent-infra/regent/internal/embedded/registry"
 	"github.com/regent-infra/regent/internal/lifecycle"
 	"github.com/regent-infra/regent/internal/registryserver"
 	"github.com/regent-infra/regent/internal/telemetry"
 )
+
+// registryCredentials are what a registry of this process asks its clients for.
+func registryCredentials(c *config.Loaded) (registry.Credentials, error) {
+	password, err := passwordFrom("the schema registry", c.RegistryAuth.Password, c.RegistryAuth.PasswordFile)
+	if err != nil {
+		return registry.Credentials{}, err
+	}
+	credentials := registry.Credentials{User: c.RegistryAuth.User, Password: password}
+	if err := credentials.Validate(); err != nil {
+		return registry.Credentials{}, usagef("read registry_auth: %w", err)
+	}
+	return credentials, nil
+}
 
 // runRegistry serves a schema registry for a Kafka cluster until ctx ends. It needs no data directory: its content is a topic.
 func (a *app) runRegistry(ctx context.Context, c *config.Loaded) error {
@@ -23,7 +37,7 @@ func (a *app) runRegistry(ctx context.Context, c *config.Loaded) error {
 	if err := kafkaConfig.Validate(); err != nil {
 		return withCode(exitUsage, err)
 	}
-	password, err := passwordFrom("the schema registry", c.RegistryAuth.Password, c.RegistryAuth.PasswordFile)
+	credentials, err := registryCredentials(c)
 	if err != nil {
 		return err
 	}
@@ -33,7 +47,7 @@ func (a *app) runRegistry(ctx context.Context, c *config.Loaded) error {
 		server, err = registryserver.Open(ctx, registryserver.Config{
 			Kafka: kafkaConfig, Listen: c.Listen.Registry,
 			ReplicationFactor: int16(c.Topics.ReplicationFactor), //nolint:gosec // at most 15, checked when it was read
-			User:              c.RegistryAuth.User, Password: password,
+			Credentials:       credentials,
 			// The registry asks "writer, reader"; the codec is asked "reader, writer".
 			Compatible: func(writer, reader string) error { return avrocodec.Compatible(reader, writer) },
 			Logger:     logger, Clock: a.clock,

@@ -2,19 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/spf13/cobra"
 
-	"github.com/regent-infra/regent/adapters/postgres/binary"
 	"github.com/regent-infra/regent/internal/config"
 	"github.com/regent-infra/regent/internal/httpapi"
 	"github.com/regent-infra/regent/internal/telemetry"
@@ -40,9 +34,9 @@ func (a *app) doctorCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use: "doctor", GroupID: groupTools,
-		Short: "Check what Regent stands on: server, broker, registry, topics, directories, PostgreSQL, clock",
-		Long: `Check what Regent stands on, and say for each fault what to do: server, brokers and their settings, registry, drift of the topics, data directory,
-PostgreSQL programs, clock and ports. It changes nothing. The exit code is 1 if there is a fault; warnings are no fault.`,
+		Short: "Check what Regent stands on: server, broker, registry, topics, directories, disk space, PostgreSQL, clock",
+		Long: `Check what Regent stands on, and say for each fault what to do: server, brokers and their settings, registry, drift of the topics, data directory
+and its free space, PostgreSQL programs, clock and ports. It changes nothing. The exit code is 1 if there is a fault; warnings are no fault.`,
 		Example: `  regent doctor
   regent doctor --brokers kafka-1:9092 --registry http://registry:8081
   regent doctor -o json | jq '.[] | select(.result != "ok")'`,
@@ -258,99 +252,5 @@ func (d *doctor) replicas(ctx context.Context, l *link) {
 	}
 	if under > 0 {
 		d.find("replicas", findingWarning, countOf(under, "partition")+" with fewer replicas in sync than there are", "see whether a broker is down or slow")
-	}
-}
-
-// directory checks the data directory of a control plane on this host.
-func (d *doctor) directory(info *httpapi.Info) {
-	dir := d.config.Data.Dir
-	if info != nil && info.DataDir != "" && !d.config.Set("data.dir") {
-		dir = info.DataDir
-	}
-	stat, err := os.Stat(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		if info == nil {
-			d.find("data directory", findingOK, dir+" does not exist yet; regent up creates it", "")
-		}
-		return // that of a server elsewhere
-	case err != nil:
-		d.find("data directory", findingFault, err.Error(), "name a directory that this user may read with --data-dir")
-		return
-	case !stat.IsDir():
-		d.find("data directory", findingFault, dir+" is no directory", "name another one with --data-dir")
-		return
-	}
-	probe, err := os.CreateTemp(dir, ".doctor-*")
-	if err != nil {
-		d.find("data directory", findingFault, err.Error(), "give it to the user that runs regent, or name another one")
-		return
-	}
-	name := probe.Name()
-	_ = errors.Join(probe.Close(), os.Remove(name)) // what it found is that it may write
-	detail := dir + " is writable"
-	if mode := stat.Mode().Perm(); mode&0o007 != 0 {
-		d.find("data directory", findingWarning, fmt.Sprintf("%s may be read by everybody (mode %04o)", dir, mode), "chmod o-rwx it: events name hosts and databases")
-	}
-	if held, by := holder(filepath.Join(dir, embeddedDir, "LOCK")); held {
-		detail += ", in use" + by
-	}
-	d.find("data directory", findingOK, detail, "")
-}
-
-// holder reports whether a lock file is held, and by whom.
-func holder(name string) (held bool, by string) {
-	if _, err := os.Stat(name); err != nil {
-		return false, ""
-	}
-	lock := flock.New(name)
-	got, err := lock.TryRLock()
-	if err != nil {
-		return false, ""
-	}
-	if got {
-		_ = lock.Close() // it was not held
-		return false, ""
-	}
-	raw, err := os.ReadFile(name)
-	if pid := strings.TrimSpace(string(raw)); err == nil && pid != "" {
-		return true, " by process " + pid
-	}
-	return true, ""
-}
-
-// ports checks that the addresses of a control plane are free, where none runs.
-func (d *doctor) ports(info *httpapi.Info) {
-	if info != nil {
-		return
-	}
-	for _, at := range [][2]string{
-		{"http", d.config.Listen.HTTP}, {"broker", d.config.Listen.Broker}, {"registry", d.config.Listen.Registry},
-	} {
-		ln, err := net.Listen("tcp", at[1])
-		if err != nil {
-			d.find("ports", findingWarning, fmt.Sprintf("%s for listen.%s: %v", at[1], at[0], err), "stop the program that uses it, or choose another one for regent up")
-			continue
-		}
-		_ = ln.Close() // it was free, that is all
-		d.find("ports", findingOK, fmt.Sprintf("%s for listen.%s is free", at[1], at[0]), "")
-	}
-}
-
-// postgres checks that there are PostgreSQL programs for an agent on this host.
-func (d *doctor) postgres(ctx context.Context) {
-	set, err := binary.Find(ctx, binary.FindOptions{Dir: d.config.Postgres.BinDir, Major: int(d.config.Postgres.Version)})
-	if err != nil {
-		d.find("postgres", findingWarning, err.Error(), "an agent on this host would fetch published programs; install PostgreSQL 13 to 18 to use your own")
-	} else {
-		detail := fmt.Sprintf("%s in %s (%s)", set.Version, set.Dir, set.Source)
-		if set.Has(binary.ToolRewind) {
-			d.find("postgres", findingOK, detail, "")
-		} else {
-			d.find("postgres", findingWarning, detail+", without pg_rewind", "a diverged node is copied afresh instead of rewound")
-		}
-	}
-	if os.Geteuid() == 0 {
-		d.find("user", findingOK, fmt.Sprintf("root: an agent runs its server as %s", d.config.Postgres.User), "")
 	}
 }

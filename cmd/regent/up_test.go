@@ -135,3 +135,68 @@ func TestUpSaysWhenItMayNotWriteItsDirectory(t *testing.T) {
 		t.Errorf("exit %d: %s", r.code, r.stderr)
 	}
 }
+
+// The embedded registry asks for the password that registry_auth names, and the processors and commands bring it.
+func TestUpsRegistryAsksForThePassword(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	password := event.NewID()
+	file := filepath.Join(dir, "password")
+	if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "regent.yaml")
+	if err := os.WriteFile(config, []byte("registry_auth: {user: programs, password_file: "+file+"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, server := up(t, filepath.Join(dir, "plane"), "--config", config)
+	for _, c := range []struct {
+		user, password, path string
+		status               int
+	}{
+		{"", "", "/subjects", http.StatusUnauthorized},
+		{"programs", "wrong", "/subjects", http.StatusUnauthorized},
+		{"other", password, "/subjects", http.StatusUnauthorized},
+		{"programs", password, "/subjects", http.StatusOK},
+		{"", "", "/", http.StatusOK},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.logged("embedded broker and registry are up", "registry")+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.SetBasicAuth(c.user, c.password)
+		answer, err := httpClient(t).Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = answer.Body.Close(); answer.StatusCode != c.status {
+			t.Errorf("%s as %q: %s, want %d", c.path, c.user, answer.Status, c.status)
+		}
+	}
+	cli(t, server, exitDone, "topics", "diff", "--config", config)
+	if r := cli(t, server, exitUnreachable, "topics", "diff"); !strings.Contains(r.stderr, "401") {
+		t.Errorf("without the password: %s", r.stderr)
+	}
+}
+
+func TestARegistryRefusesHalfOfItsCredentials(t *testing.T) {
+	t.Parallel()
+	for name, auth := range map[string]string{
+		"user programs of the schema registry has no password": "{user: programs}",
+		"the schema registry has a password but no user":       "{password: secret-word}",
+	} {
+		for _, args := range [][]string{
+			{"up", "--data-dir", t.TempDir(), "--http-listen", "127.0.0.1:0", "--broker-listen", "127.0.0.1:0", "--registry-listen", "127.0.0.1:0"},
+			{"server", "--roles", "registry", "--brokers", "127.0.0.1:1", "--registry-listen", "127.0.0.1:0"},
+		} {
+			config := filepath.Join(t.TempDir(), "regent.yaml")
+			if err := os.WriteFile(config, []byte("registry_auth: "+auth+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r := regent(t, "", append(args, "--config", config)...)
+			if r.code != exitUsage || !strings.Contains(r.stderr, name) || strings.Contains(r.stderr, "secret-word") {
+				t.Errorf("%s with %s: exit %d: %s", args[0], auth, r.code, r.stderr)
+			}
+		}
+	}
+}

@@ -81,7 +81,7 @@ type SASL struct {
 
 // RegistryAuth is the authentication towards the schema registry.
 type RegistryAuth struct {
-	User         string       `koanf:"user" doc:"user towards the schema registry, which the role registry asks for; empty for none"`
+	User         string       `koanf:"user" doc:"user towards the schema registry, which regent up and the role registry ask for; empty for none"`
 	Password     secret.Value `koanf:"password" doc:"password of that user; prefer password_file"`
 	PasswordFile string       `koanf:"password_file" doc:"file with that password"`
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/regent-infra/regent/internal/clock"
+	"github.com/regent-infra/regent/internal/embedded/registry"
 )
 
 // Defaults of [Config].
@@ -36,6 +37,8 @@ type Config struct {
 	// RegistryListen is the host:port of the schema registry; port 0 lets the system choose, see [Stack.RegistryURL].
 	// Default 127.0.0.1:0.
 	RegistryListen string
+	// RegistryCredentials are what clients of the schema registry must bring. Default: nothing.
+	RegistryCredentials registry.Credentials
 	// ClusterID, when set, is the Kafka cluster id that the directory must have; a new directory is given it. Empty
 	// accepts the directory's id, or draws one.
 	ClusterID string
@@ -134,6 +137,9 @@ func (c Config) Validate() error {
 		listen("BrokerAdvertise", c.BrokerAdvertise)
 	} else if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() || host == "" {
 		fault("BrokerListen %q listens on every address: set BrokerAdvertise to the host:port that clients can reach", c.BrokerListen)
+	}
+	if err := c.RegistryCredentials.Validate(); err != nil {
+		fault("RegistryCredentials: %w", err)
 	}
 	if c.RetentionInterval < time.Second {
 		fault("RetentionInterval is %v: at least 1s is expected", c.RetentionInterval)

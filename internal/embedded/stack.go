@@ -60,7 +60,7 @@ func Open(ctx context.Context, cfg Config) (_ *Stack, err error) {
 	if err := s.log.replay(ctx, reg.Load); err != nil {
 		return nil, err
 	}
-	s.serve(cfg, reg.Handler())
+	s.serve(cfg, cfg.RegistryCredentials.Protect(reg.Handler()))
 	return s, nil
 }
 

@@ -2,8 +2,6 @@ package registryserver
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,7 +14,6 @@ import (
 	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/embedded/registry"
 	"github.com/regent-infra/regent/internal/kafka"
-	"github.com/regent-infra/regent/internal/secret"
 )
 
 // DefaultMaxSchemaBytes caps a request unless told otherwise.
@@ -30,9 +27,8 @@ type Config struct {
 	Listen string
 	// ReplicationFactor of the topic, where it has to be made; 0: three, or as many as there are brokers.
 	ReplicationFactor int16
-	// User and Password are what clients must bring by HTTP basic authentication; none if User is empty.
-	User     string
-	Password secret.Value
+	// Credentials are what clients must bring.
+	Credentials registry.Credentials
 	// Compatible reports whether data written with schema writer can be read with schema reader. Required.
 	Compatible func(writer, reader string) error
 	// MaxSchemaBytes caps a request. Default 1 MiB.
@@ -67,8 +63,8 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.System{}
 	}
-	if cfg.User != "" && cfg.Password.Reveal() == "" {
-		return nil, fmt.Errorf("open schema registry: user %s has no password, expected one that clients must bring", cfg.User)
+	if err := cfg.Credentials.Validate(); err != nil {
+		return nil, fmt.Errorf("open schema registry: %w", err)
 	}
 	s := &Server{cancel: func() {}, failed: make(chan struct{})}
 	defer func() {
@@ -107,7 +103,7 @@ func listen(address string) (net.Listener, error) {
 
 func (s *Server) serve(cfg Config, h http.Handler, end int64) {
 	s.http = &http.Server{
-		Handler:           authenticated(cfg.User, cfg.Password, h),
+		Handler:           cfg.Credentials.Protect(h),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      time.Minute,
@@ -123,26 +119,6 @@ func (s *Server) serve(cfg Config, h http.Handler, end int64) {
 		}
 	})
 	s.group.Go(func() { s.log.watch(ctx, end) })
-}
-
-// authenticated lets requests through that bring the password. Digests are compared, so that the time taken says nothing.
-func authenticated(user string, password secret.Value, next http.Handler) http.Handler {
-	if user == "" {
-		return next
-	}
-	want := sha256.Sum256([]byte(user + "\x00" + password.Reveal()))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name, given, _ := r.BasicAuth()
-		got := sha256.Sum256([]byte(name + "\x00" + given))
-		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 && r.URL.Path != "/" {
-			w.Header().Set("WWW-Authenticate", `Basic realm="regent schema registry"`)
-			w.Header().Set("Content-Type", "application/vnd.schemaregistry.v1+json")
-			w.WriteHeader(http.StatusUnauthorized)
-			_, _ = w.Write([]byte(`{"error_code":401,"message":"User or password is wrong or missing"}` + "\n")) // the client may be gone
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // URL returns the address that clients connect to.

@@ -127,11 +127,11 @@ func TestNothingIsAnsweredWithoutThePassword(t *testing.T) {
 	t.Parallel()
 	_, config := kafkatest.Start(t)
 	cfg := configure(config)
-	cfg.User = "regent"
-	if _, err := registryserver.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "user regent has no password") {
+	cfg.Credentials.User = "regent"
+	if _, err := registryserver.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "user regent of the schema registry has no password") {
 		t.Errorf("a user without a password: %v", err)
 	}
-	cfg.Password = secret.New("right-password")
+	cfg.Credentials.Password = secret.New("right-password")
 	s := open(t, cfg)
 	for _, c := range []struct{ user, password string }{{"", ""}, {"regent", "wrong"}, {"other", "right-password"}} {
 		if _, err := register(t, client(t, s, c.user, c.password), "a", schema); err == nil || !strings.Contains(err.Error(), "401") && !strings.Contains(err.Error(), "password") {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/event"
 	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
@@ -46,7 +47,7 @@ func Postgres(config Config) (stream.Definition, error) {
 			{Name: WorkflowsTable, Source: topics.Workflows(kind)}, {Name: StateTable, Source: topics.State(kind)},
 		},
 		Tick:       tick(&config, topics.Heartbeats(kind), config.TickEvery),
-		DeadLetter: deadLetter(&config),
+		DeadLetter: avrocodec.DeadLetters(config.Codec, Name),
 		NewMachine: func(int32) stream.Machine { return newMachine(&config) },
 	}
 	return def, conform(&def)

@@ -5,16 +5,13 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/event"
 	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
-	"github.com/regent-infra/regent/internal/topics"
 	"github.com/regent-infra/regent/processors/decide"
 	"github.com/regent-infra/regent/schemas"
 )
-
-// maxDeadBytes is how much of a dead record's value and key is kept, so that a dead letter itself is never too big.
-const maxDeadBytes = 256 << 10
 
 // output writes what follows from one record.
 type output struct {
@@ -102,7 +99,7 @@ func (o *output) outcome(cluster event.ClusterID, c decide.Outcome) error {
 
 // bury sends the record to the dead-letter topic, without giving up what else follows from it.
 func (o *output) bury(reason string, cause error) error {
-	letter, err := deadLetter(o.m.config)(o.rec, reason, cause)
+	letter, err := avrocodec.DeadLetters(o.m.config.Codec, Name)(o.rec, reason, cause)
 	if err != nil {
 		return err
 	}
@@ -113,36 +110,6 @@ func (o *output) bury(reason string, cause error) error {
 // derive makes an identifier from where the record stood and what it is for.
 func (o *output) derive(what ...any) string {
 	return event.DeriveID(o.task.StreamTime(), append([]any{Name, o.rec.Topic, o.rec.Partition, o.rec.Offset}, what...)...)
-}
-
-// deadLetter builds the record that tells of an input that cannot be processed.
-func deadLetter(config *Config) func(*record.Record, string, error) (record.Record, error) {
-	return func(rec *record.Record, reason string, cause error) (record.Record, error) {
-		origin := rec.Topic + "/" + strconv.Itoa(int(rec.Partition)) + "/" + strconv.FormatInt(rec.Offset, 10)
-		message := cause.Error()
-		letter := &schemas.DeadLetter{
-			Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset, Timestamp: rec.Timestamp,
-			Reader: Name, Reason: reason, Error: message[:min(len(message), maxDeadBytes)], ValueSize: int64(len(rec.Value)),
-			Key: cut(rec.Key), Value: cut(rec.Value), Truncated: len(rec.Value) > maxDeadBytes || len(rec.Key) > maxDeadBytes,
-		}
-		e := event.New(schemas.EnvelopeHeader{
-			ID: event.DeriveID(rec.Timestamp, Name, origin), Source: Name, OccurredAt: rec.Timestamp, Sequence: rec.Offset, BootID: config.Instance,
-		}, letter)
-		value, err := config.Codec.Encode(topics.DeadLetter, e)
-		if err != nil {
-			return record.Record{}, fmt.Errorf("build the dead letter of %s: %w", origin, err)
-		}
-		return record.Record{Topic: topics.DeadLetter, Partition: 0, Key: []byte(origin), Value: value, Headers: config.Headers(e, rec)}, nil
-	}
-}
-
-// cut returns at most maxDeadBytes, or nil for nil.
-func cut(b []byte) *[]byte {
-	if b == nil {
-		return nil
-	}
-	b = b[:min(len(b), maxDeadBytes)]
-	return &b
 }
 
 // tick returns what makes time pass on an idle task.

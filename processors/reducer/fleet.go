@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/event"
 	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
@@ -39,7 +40,7 @@ func Fleet(config Config) (stream.Definition, error) {
 		Outputs:     []string{topics.DeadLetter},
 		Tables:      []stream.Table{{Name: FleetTable, Source: topics.FleetState}},
 		SingleTask:  true,
-		DeadLetter:  deadLetter(&config, FleetName),
+		DeadLetter:  avrocodec.DeadLetters(config.Codec, FleetName),
 		NewMachine:  func(int32) stream.Machine { return &fleetMachine{config: &config} },
 	}
 	for _, kind := range fleetInputs {

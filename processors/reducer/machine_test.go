@@ -396,7 +396,7 @@ func TestDeadLetter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	big := bytes.Repeat([]byte("x"), maxDeadBytes+1)
+	big := bytes.Repeat([]byte("x"), 1<<20)
 	for name, rec := range map[string]*record.Record{
 		"small":     {Topic: observationsTopic, Partition: 3, Offset: 9, Timestamp: epoch, Key: []byte("k"), Value: []byte("v")},
 		"big":       {Topic: observationsTopic, Partition: 3, Offset: 9, Timestamp: epoch, Key: []byte("k"), Value: big},

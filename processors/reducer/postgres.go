@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/event"
 	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
@@ -42,7 +43,7 @@ func Postgres(config Config) (stream.Definition, error) {
 		Outputs:     []string{topics.DeadLetter},
 		Tables:      []stream.Table{{Name: StateTable, Source: topics.State(kind)}},
 		Tick:        tick(&config, PostgresName, topics.Heartbeats(kind)),
-		DeadLetter:  deadLetter(&config, PostgresName),
+		DeadLetter:  avrocodec.DeadLetters(config.Codec, PostgresName),
 		NewMachine:  func(int32) stream.Machine { return newPostgresMachine(&config) },
 	}
 	return def, conform(&def, "contract.yaml", postgresContract)

@@ -21,6 +21,11 @@ const (
 // formatMajorVersion is the oldest Pebble format that a new store gets; an older program refuses it, a newer one reads it.
 const formatMajorVersion = pebble.FormatTableFormatV6
 
+// InitialBytes is the disk space, bytes, that a new store with default options takes after its first few hundred kilobytes: Pebble
+// allocates the file of its write-ahead log ahead, a tenth longer than a memtable, and keeps one more to use again. Under load there are
+// up to five of them.
+const InitialBytes = 2*(DefaultMemTableBytes+DefaultMemTableBytes/10) + 1<<20
+
 // Options say where a store is and how much memory it takes.
 type Options struct {
 	// Dir is the store's directory; it is made if it is not there. Required.

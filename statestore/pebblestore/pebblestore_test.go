@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -429,4 +430,49 @@ func TestFailingOpenSaysWhy(t *testing.T) {
 			t.Errorf("after %d writes: %v", after, err)
 		}
 	}
+}
+
+// What doctor asks for is what a store takes: no less, or a volume that it finds large enough is too small, and not much more.
+func TestInitialBytesIsWhatANewStoreTakes(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	s := mustOpen(t, pebblestore.Options{Dir: dir})
+	defer mustClose(t, s)
+	for i := range 4 { // the first memtable is small, so that this starts a second log
+		put(t, s, fmt.Sprint(i), strings.Repeat("v", 64<<10))
+	}
+	taken := allocated(t, dir)
+	deadline, tick := time.NewTimer(10*time.Second), time.NewTicker(10*time.Millisecond)
+	defer deadline.Stop()
+	defer tick.Stop()
+	for ; taken < pebblestore.InitialBytes*9/10; taken = allocated(t, dir) {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("a new store takes %d bytes, InitialBytes is %d", taken, pebblestore.InitialBytes)
+		}
+	}
+	if taken > pebblestore.InitialBytes {
+		t.Errorf("a new store takes %d bytes, InitialBytes is %d", taken, pebblestore.InitialBytes)
+	}
+}
+
+// allocated returns the bytes that the files of a directory take on the disk.
+func allocated(t *testing.T, dir string) (sum int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st syscall.Stat_t
+		if err := syscall.Stat(path, &st); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		sum += st.Blocks * 512
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
 }

@@ -153,6 +153,8 @@ func TestAFullDiskStopsTheEmbeddedBrokerWithoutLoss(t *testing.T) {
 	v.fill()
 	acknowledged := 50 + l.flood(up)
 	b.exit(up, failed, "no space left on device", v.dir+"/data")
+	examine := v.launch("doctor-full", "doctor", "--config", config, "--data-dir", v.dir+"/data", "--brokers", broker, "--registry", "http://"+registry)
+	b.exit(examine, failed, "0 MiB free for "+v.dir+"/data, expected at least 205 MiB", "free some space, or name a directory on a larger volume")
 	again := v.launch("up-full", args...)
 	b.exit(again, failed, "disk is full", "MiB free, at least 64 MiB expected; free some space, or lower the limit")
 
@@ -167,6 +169,8 @@ func TestAFullDiskStopsTheEmbeddedBrokerWithoutLoss(t *testing.T) {
 		t.Errorf("the command of before is explained as %s", out)
 	}
 	b.run(done, "rebuild", "--verify", "--server", server)
+	examine = v.launch("doctor-free", "doctor", "--config", config, "--server", server)
+	b.exit(examine, done, "MiB free for "+v.dir+"/data, a small installation wants 1024 MiB to work with")
 	b.stop(up)
 }
 

@@ -17,6 +17,9 @@ import (
 // would stop the registry from writing.
 const appendTimeout = 30 * time.Second
 
+// contentType is the media type of every answer.
+const contentType = "application/vnd.schemaregistry.v1+json"
+
 // endpoint answers a request with a value to encode, or an error.
 type endpoint func(*request) (any, error)
 
@@ -163,7 +166,7 @@ func (r *Registry) respond(w http.ResponseWriter, status int, answer any) {
 		}
 		body = b.Bytes()
 	}
-	w.Header().Set("Content-Type", "application/vnd.schemaregistry.v1+json")
+	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {
