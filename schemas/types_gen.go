@@ -539,9 +539,9 @@ type FencePostgres struct {
 	Meta OrderMeta `avro:"meta" json:"meta"`
 	// Node whose term is revoked.
 	FormerPrimary string `avro:"former_primary" json:"former_primary"`
-	// The addressee is a live primary that hands over without loss: it issues a CHECKPOINT while it still serves, then stops with fast, so that its standbys receive everything.
+	// The former primary hands over without loss. As the addressee it issues a CHECKPOINT while it still serves, then stops with fast, so that its standbys receive everything. A standby lets nobody attach any more, keeps the receiver that runs until the primary has ended its stream, and is cut off then; any other order ends the waiting at once.
 	Planned bool `avro:"planned" json:"planned"`
-	// How long a primary may take to stop with fast before it is stopped with immediate, milliseconds; 0: the agent chooses.
+	// How long a primary may take to stop with fast before it is stopped with immediate, and a standby may wait for the end of a planned hand-over, milliseconds; 0: the agent chooses.
 	StopTimeoutMs int32 `avro:"stop_timeout_ms" json:"stop_timeout_ms"`
 }
 

@@ -48,5 +48,6 @@
 //
 // A primary that is promoted writes a checkpoint in the background, because until then its control file names the old timeline and nobody
 // can be rewound against it. A standby drops the replication slots that it had as a primary, which would otherwise keep its WAL for
-// ever. The rewind role sees the source's control file through SQL and waits for that checkpoint.
+// ever. A standby that is fenced for a planned hand-over drains: it has promised and sealed itself, so that nobody can attach, and lets the
+// receiver that runs take the rest of the primary's WAL before it is cut off and acknowledges. The rewind role sees the source's control file through SQL and waits for that checkpoint.
 package postgres

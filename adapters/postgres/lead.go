@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/regent-infra/regent/adapters/postgres/guard"
@@ -30,11 +31,27 @@ func (w *worker) fence(ctx context.Context) error {
 			return err
 		}
 	}
+	if p.Planned && !w.op.WasPrimary {
+		w.drain(ctx, time.Duration(p.StopTimeoutMs)*time.Millisecond)
+	}
 	err := w.revoke(ctx)
 	if errors.Is(err, server.ErrEmpty) {
 		return nil // nothing here can follow or serve
 	}
 	return err
+}
+
+// drain lets the receiver of a standby take what a primary that hands over still sends. The promise binds meanwhile: nobody can attach
+// anew. Whatever ends the waiting, the standby is cut off next, so it costs at most that it does not hold all.
+func (w *worker) drain(ctx context.Context, budget time.Duration) {
+	if budget <= 0 {
+		budget = w.config.FenceTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	if err := w.instance.DrainUpstream(ctx); err != nil && !errors.Is(err, server.ErrEmpty) {
+		w.logger.WarnContext(ctx, "the primary that hands over has not ended the stream; this standby is cut off and may lack the last of it", "error", err)
+	}
 }
 
 // handoverCheckpoint bounds the checkpoint that a primary writes while it still serves, so that its shutdown has little left to write.
@@ -79,22 +96,50 @@ func (w *worker) promote(ctx context.Context) error {
 	if err := w.reaches(p.MinLsn); err != nil {
 		return err
 	}
-	if err := w.makeSlots(ctx, p.Slots); err != nil {
-		return err
-	}
-	if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
-		return err
-	}
-	// Behind the door there is no way back: whoever overtakes this waits for its end.
-	promoted, err := w.instance.Promote(context.WithoutCancel(ctx), server.PromoteOptions{
-		Timeline: wal.Timeline(p.Timeline), SynchronousStandbyNames: &p.SynchronousStandbyNames, //nolint:gosec // checked by the guard
-	})
+	promoted, err := w.open(ctx, p)
 	if err != nil {
 		return err
 	}
 	w.looks.keep(promoted.History)
 	w.checkpointLater()
 	return nil
+}
+
+// open passes the door and makes the server writable. A slot costs many writes to disk, so those that commits wait for are made
+// meanwhile, and the others when the server is writable: a standby that comes before its slot tries again.
+func (w *worker) open(ctx context.Context, p *schemas.PromotePostgres) (server.Promoted, error) {
+	first, later := urgentSlots(p)
+	made := make(chan error, 1)
+	w.wg.Go(func() { made <- w.makeSlots(ctx, first) })
+	if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
+		return server.Promoted{}, err
+	}
+	// Behind the door there is no way back: whoever overtakes this waits for its end.
+	ctx = context.WithoutCancel(ctx)
+	promoted, err := w.instance.Promote(ctx, server.PromoteOptions{
+		Timeline: wal.Timeline(p.Timeline), SynchronousStandbyNames: &p.SynchronousStandbyNames, //nolint:gosec // checked by the guard
+		Before: func() error { return <-made },
+	})
+	if err != nil {
+		return server.Promoted{}, err
+	}
+	if err := w.makeSlots(ctx, later); err != nil {
+		// It is the primary, which is what was ordered; the next ConfigureSynchronous makes them.
+		w.logger.WarnContext(ctx, "slots of standbys that no commit waits for were not made", "error", err)
+	}
+	return promoted, nil
+}
+
+// urgentSlots tells the slots of the standbys that commits will wait for from the others.
+func urgentSlots(p *schemas.PromotePostgres) (first, later []schemas.SlotOwner) {
+	for _, s := range p.Slots {
+		if strings.Contains(p.SynchronousStandbyNames, `"`+guard.ApplicationName(s.Node, p.Meta.Term)+`"`) {
+			first = append(first, s)
+		} else {
+			later = append(later, s)
+		}
+	}
+	return first, later
 }
 
 // reaches says whether the node holds what must not be lost.

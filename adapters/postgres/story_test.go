@@ -131,14 +131,17 @@ func TestSwitchoverByHand(t *testing.T) {
 
 	from := log.length()
 	began := time.Now()
+	two.order(&schemas.FencePostgres{Meta: two.meta(2), FormerPrimary: "pg-1", Planned: true, StopTimeoutMs: 10000})
+	two.await("the promise", from, func(o *schemas.PostgresNodeObserved) bool {
+		return o.PromisedTerm == 2 && o.WalEnd == nil && o.Upstream == "" && !acked(o, 2)
+	})
 	one.order(&schemas.FencePostgres{Meta: one.meta(2), FormerPrimary: "pg-1", Planned: true, StopTimeoutMs: 5000})
 	stopped, _ := one.await("the stop", from, func(o *schemas.PostgresNodeObserved) bool {
 		return acked(o, 2) && o.Postmaster == schemas.PostmasterStatusStopped
 	})
 	stopTook := time.Since(began)
-	two.order(&schemas.FencePostgres{Meta: two.meta(2), FormerPrimary: "pg-1"})
 	ack, _ := two.await("the fence", from, func(o *schemas.PostgresNodeObserved) bool { return acked(o, 2) })
-	if ack.WalEnd.Lsn < stopped.WalEnd.Lsn {
+	if ack.WalEnd.Lsn != stopped.WalEnd.Lsn {
 		t.Fatalf("the standby has WAL up to %s, the primary had %s: a planned stop loses nothing", lsn(ack.WalEnd.Lsn), lsn(stopped.WalEnd.Lsn))
 	}
 	fenceTook := time.Since(began) - stopTook
@@ -160,6 +163,39 @@ func TestSwitchoverByHand(t *testing.T) {
 		took.Round(time.Millisecond), stopTook.Round(time.Millisecond), fenceTook.Round(time.Millisecond), w.gap.Round(time.Millisecond))
 	if n := two.mustSQL(fmt.Sprintf("SELECT count(DISTINCT abs(x)) FROM t WHERE abs(x) = ANY (ARRAY[%s])", w.list())); n != fmt.Sprint(len(w.acknowledged)) {
 		t.Fatalf("%s of %d acknowledged rows are left", n, len(w.acknowledged))
+	}
+}
+
+// TestSwitchoverThereAndBack hands over twice: a former primary that follows again is a candidate like any.
+func TestSwitchoverThereAndBack(t *testing.T) {
+	t.Parallel()
+	log, one, two := pair(t)
+	one.do(&schemas.ConfigureSynchronous{Meta: one.meta(1), SynchronousStandbyNames: `ANY 1 ("pg-2-t1")`, Slots: slots("pg-2")})
+	handOver(log, one, two, 2)
+	handOver(log, two, one, 3)
+	if n := one.mustSQL("SELECT string_agg(x::text, ',' ORDER BY x) FROM t"); n != "2,3" {
+		t.Errorf("the table holds %s after two hand-overs, want 2,3", n)
+	}
+}
+
+// handOver writes a row to a primary and makes its one standby the primary of a term, as the orchestrator does.
+func handOver(log *memoryLog, from, to *node, term int64) {
+	t := from.t
+	t.Helper()
+	from.mustSQL(fmt.Sprintf("INSERT INTO t VALUES (%d)", term))
+	at := log.length()
+	to.order(&schemas.FencePostgres{Meta: to.meta(term), FormerPrimary: from.name, Planned: true, StopTimeoutMs: 10000})
+	from.order(&schemas.FencePostgres{Meta: from.meta(term), FormerPrimary: from.name, Planned: true, StopTimeoutMs: 5000})
+	stopped, _ := from.await("the stop", at, func(o *schemas.PostgresNodeObserved) bool {
+		return acked(o, term) && o.Postmaster == schemas.PostmasterStatusStopped
+	})
+	to.await("the fence", at, func(o *schemas.PostgresNodeObserved) bool { return acked(o, term) })
+	promoted := to.do(to.promotion(term, term, stopped.WalEnd.Lsn, from.name))
+	if promoted.Role != schemas.NodeRolePrimary || promoted.Term != term {
+		t.Fatalf("the promotion of %s: %s", to.name, describe(promoted))
+	}
+	if back := from.do(from.following(to, term, term)); back.Role != schemas.NodeRoleStandby || back.LostWrites != nil {
+		t.Fatalf("%s does not follow without loss: %s", from.name, describe(back))
 	}
 }
 

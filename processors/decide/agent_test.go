@@ -39,6 +39,7 @@ type agent struct {
 	running, crashed bool // postgres
 	startedAt        time.Time
 	streaming        bool
+	sealed           bool // what streams goes on, and nothing new attaches
 	job              *job
 	inbox            []Order
 	outbox           []published
@@ -70,6 +71,9 @@ func (a *agent) boot() {
 	}
 	a.up, a.frozen, a.job, a.inbox = true, false, nil, nil
 	a.boots++
+	if a.sealed {
+		a.fence(a.promised)
+	}
 	// An orphan of an earlier run is stopped first. A former primary stays down; a standby starts by itself.
 	a.running, a.streaming, a.crashed = false, false, false
 	if a.last != nil && (a.last.Status == schemas.OrderStatusRunning || a.last.Status == schemas.OrderStatusReceived) {
@@ -112,6 +116,14 @@ func (a *agent) lsn() int64 { return int64(len(a.wal)) }
 
 func (a *agent) reaches(b *agent) bool { return !a.cutFrom[b.name] && !b.cutFrom[a.name] }
 
+// upstreamSaid is what an agent says of its upstream: a promise above its term forgets it, also while its stream still drains.
+func (a *agent) upstreamSaid() string {
+	if a.sealed {
+		return ""
+	}
+	return a.upstream
+}
+
 // publish puts the full value of the node into the outbox.
 func (a *agent) publish() {
 	if !a.up {
@@ -120,7 +132,7 @@ func (a *agent) publish() {
 	a.sequence++
 	o := schemas.PostgresNodeObserved{
 		Node: a.name, Host: a.name, Port: 5432, SystemIdentifier: a.system, Timeline: a.timeline, TimelineHistory: slices.Clone(a.history),
-		PromisedTerm: a.promised, Term: a.term, RenouncedTerm: a.renounced, Upstream: a.upstream, Role: schemas.NodeRoleUnknown,
+		PromisedTerm: a.promised, Term: a.term, RenouncedTerm: a.renounced, Upstream: a.upstreamSaid(), Role: schemas.NodeRoleUnknown,
 		FlushedLsn: a.lsn(), Postmaster: schemas.PostmasterStatusStopped, Senders: []schemas.WalSender{}, Slots: []schemas.ReplicationSlot{},
 	}
 	switch {
@@ -248,6 +260,11 @@ func orderMeta(payload any) schemas.OrderMeta {
 	panic(fmt.Sprintf("%T is no order", payload))
 }
 
+func planned(o Order) bool {
+	p, ok := o.Payload.(*schemas.FencePostgres)
+	return ok && p.Planned
+}
+
 // take obeys an order, if the guards let it.
 func (a *agent) take(o Order) {
 	m := orderMeta(o.Payload)
@@ -270,13 +287,16 @@ func (a *agent) take(o Order) {
 		return
 	}
 	if a.job != nil {
-		if orderMeta(a.job.order.Payload).Term >= m.Term && schemas.RecordName(a.job.order.Payload) == schemas.RecordName(o.Payload) {
+		if orderMeta(a.job.order.Payload).Term >= m.Term && schemas.RecordName(a.job.order.Payload) == schemas.RecordName(o.Payload) && (!a.sealed || planned(o)) {
 			// The same once more: the one at work answers for both.
 			a.job.order = o
 			a.result(o, schemas.OrderStatusRunning, "")
 			return
 		}
 		a.job = nil
+		if a.sealed {
+			a.fence(a.promised)
+		}
 	}
 	a.execute(o, m)
 }
@@ -290,8 +310,12 @@ func (a *agent) execute(o Order, m schemas.OrderMeta) {
 	}
 	switch p := o.Payload.(type) {
 	case *schemas.FencePostgres:
+		if p.Planned && a.streaming && !a.asPrimary {
+			a.drain(o, p)
+			return
+		}
 		if p.Planned {
-			a.drain()
+			a.empty()
 		}
 		a.fence(m.Term)
 		a.result(o, schemas.OrderStatusDone, "")
@@ -377,8 +401,21 @@ func (a *agent) begin(o Order, finish func() (bool, string)) {
 	a.job = &job{order: o, ticks: a.slow, finish: finish}
 }
 
-// drain: a fast shutdown sends everything to the standbys that stream.
-func (a *agent) drain() {
+// drain promises the term and keeps the stream that is there until it ends; nothing takes its place.
+func (a *agent) drain(o Order, p *schemas.FencePostgres) {
+	a.promised, a.sealed = p.Meta.Term, true
+	until := a.w.now.Add(time.Duration(p.StopTimeoutMs) * time.Millisecond)
+	a.begin(o, func() (bool, string) {
+		if a.streaming && a.w.now.Before(until) {
+			return false, ""
+		}
+		a.fence(p.Meta.Term)
+		return true, ""
+	})
+}
+
+// empty: a fast shutdown sends everything to the standbys that stream.
+func (a *agent) empty() {
 	for _, name := range a.w.names {
 		b := a.w.agents[name]
 		for b.streaming && b.upstream == a.name && b.replicate() {
@@ -393,7 +430,7 @@ func (a *agent) fence(term int64) {
 		a.running = false
 		a.crashed = false
 	}
-	a.streaming, a.upstream, a.upstreamTerm = false, "", 0
+	a.streaming, a.upstream, a.upstreamTerm, a.sealed = false, "", 0, false
 }
 
 func (a *agent) office(term int64, ssn string) {
@@ -498,7 +535,7 @@ func (a *agent) replicate() bool {
 		return false
 	}
 	if !a.streaming {
-		if a.job != nil {
+		if a.job != nil || a.sealed {
 			return false
 		}
 		a.streaming, a.dirty = true, true

@@ -191,14 +191,20 @@ func (r *run) slots() []schemas.SlotOwner {
 	return slots
 }
 
-func (r *run) pressFence(node string, planned bool) {
-	grace := stopGrace
-	if planned {
-		grace = plannedStopGrace
+func (r *run) pressFence(node string) { r.press(node, "FencePostgres", r.fenceOrder(false, stopGrace)) }
+
+// pressHandover fences a primary that stops cleanly first.
+func (r *run) pressHandover(node string) {
+	r.press(node, "FencePostgres", r.fenceOrder(true, plannedStopGrace))
+}
+
+// pressDrain fences a standby as the stream of a primary that hands over ends.
+func (r *run) pressDrain(node string) { r.press(node, "FencePostgres", r.fenceOrder(true, drainLimit)) }
+
+func (r *run) fenceOrder(planned bool, limit time.Duration) func(schemas.OrderMeta) any {
+	return func(m schemas.OrderMeta) any {
+		return &schemas.FencePostgres{Meta: m, FormerPrimary: r.wf.FormerPrimary, Planned: planned, StopTimeoutMs: int32(limit.Milliseconds())}
 	}
-	r.press(node, "FencePostgres", func(m schemas.OrderMeta) any {
-		return &schemas.FencePostgres{Meta: m, FormerPrimary: r.wf.FormerPrimary, Planned: planned, StopTimeoutMs: int32(grace.Milliseconds())}
-	})
 }
 
 // pressFollow lets a node follow the recorded primary. The timeline is named once the primary is known to be on it.

@@ -131,8 +131,13 @@ func (r *run) pressPromotion() {
 	r.pressFollowers()
 }
 
+// pressFollowers tells the others whom to follow. A former primary that no commit waits for is told when the new one serves: until then
+// it could only be started for nothing.
 func (r *run) pressFollowers() {
 	for _, name := range r.wf.Nodes {
+		if name == r.wf.FormerPrimary && !slices.Contains(r.rec.SynchronousStandbys, name) && !r.promoted() {
+			continue
+		}
 		if alive(r.node(name)) && !r.follows(name) {
 			r.pressFollow(name, true, false)
 		}

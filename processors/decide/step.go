@@ -127,7 +127,7 @@ var (
 	actFenceAll = Action{Name: "fence every member", Orders: []string{"FencePostgres"}, do: func(r *run) {
 		for _, name := range r.names() {
 			if !slices.Contains(nodesOf(r.wf.Acknowledgements), name) {
-				r.pressFence(name, false)
+				r.pressFence(name)
 			}
 		}
 	}}

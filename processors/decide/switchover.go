@@ -11,14 +11,14 @@ import (
 func switchoverTable() *Table {
 	return &Table{
 		Kind:      schemas.WorkflowKindSwitchover,
-		Doc:       "Hands the primary role to a standby without loss: the primary stops cleanly first, so that its standbys hold all it ever wrote; then they are fenced and one is promoted. Until that is authorised every failure ends in reinstating the primary.",
+		Doc:       "Hands the primary role to a standby without loss: the primary stops cleanly while its standbys, who have promised the term already and let nobody new send to them, take all that it still sends and are fenced as its stream ends; then one is promoted. Until that is authorised every failure ends in reinstating the primary.",
 		Deadline:  5 * time.Minute,
 		Retries:   3,
 		Exclusive: true,
 		begin:     (*run).revoke,
 		Steps: []StepInfo{
-			{stepStop, 30 * time.Second, "The primary stops cleanly, promises the term and reports the end of its WAL."},
-			{stepFence, 10 * time.Second, "The standbys promise the term and report theirs."},
+			{stepStop, 30 * time.Second, "The primary promises the term, stops cleanly and reports the end of its WAL. The standbys promise it, too, drain what the primary sends, and report theirs."},
+			{stepFence, 10 * time.Second, "The acknowledgements that are missing still come, or are pressed for."},
 			{stepPromote, 20 * time.Second, "The candidate becomes primary."},
 			{stepAttach, 15 * time.Second, "The others stream from it, the old primary too."},
 			{stepSynchronise, 15 * time.Second, "The old primary joins the synchronous set."},
@@ -28,7 +28,7 @@ func switchoverTable() *Table {
 			{ID: "S1", Step: stepStop, If: []Condition{yes(factHandedIn)}, Next: stepFence, Do: []Action{actTakeOver, actFenceStandbys}, Why: "nothing more will be written, and how far the WAL goes is known"},
 			{ID: "S2", Step: stepStop, If: []Condition{no(factHandedIn), yes(factFallenSilent)}, End: schemas.WorkflowStatusFailed, say: (*run).sayPrimaryLost, Why: "that is a failure, no switchover any more: the watch decides"},
 			{ID: "S3", Step: stepStop, If: []Condition{no(factHandedIn), no(factFallenSilent), yes(factStopFailed)}, Next: stepReinstate, Do: []Action{actReinstate}, say: (*run).sayNotStopped, Why: "nobody was promoted: it can go on"},
-			{ID: "S4", Step: stepStop, If: []Condition{no(factHandedIn), no(factFallenSilent), no(factStopFailed)}, Do: []Action{actFencePrimary}, say: (*run).sayStopping, Why: "it issues its checkpoint and stops"},
+			{ID: "S4", Step: stepStop, If: []Condition{no(factHandedIn), no(factFallenSilent), no(factStopFailed)}, Do: []Action{actFencePrimary, actDrainStandbys}, say: (*run).sayStopping, Why: "it issues its checkpoint and stops; they end as its stream does, so that no round trip lies between"},
 
 			{ID: "S5", Step: stepFence, If: []Condition{yes(factElectable)}, Next: stepPromote, Do: []Action{actAuthorise}, Why: "the candidate holds everything"},
 			{ID: "S6", Step: stepFence, If: []Condition{no(factElectable), yes(factGivenUp), yes(factReinstatable)}, Next: stepReinstate, Do: []Action{actReinstate}, say: (*run).sayElection, Why: "nobody can take over without loss: the primary goes on"},
@@ -65,12 +65,21 @@ var (
 		return r.reached(r.wf.StepDeadline) || failed(r.issued(r.rec.Primary, "FencePostgres"))
 	}}
 
-	actFencePrimary = Action{Name: "fence the primary, planned", Orders: []string{"FencePostgres"}, do: func(r *run) { r.pressFence(r.rec.Primary, true) }}
+	actFencePrimary = Action{Name: "fence the primary, planned", Orders: []string{"FencePostgres"}, do: func(r *run) { r.pressHandover(r.rec.Primary) }}
+
+	actDrainStandbys = Action{Name: "fence the standbys as the primary's stream ends", Orders: []string{"FencePostgres"}, do: func(r *run) {
+		for _, name := range r.unacknowledged() {
+			r.pressDrain(name)
+		}
+	}}
 
 	actFenceStandbys = Action{Name: "fence the standbys", Orders: []string{"FencePostgres"}, do: func(r *run) {
-		for _, name := range r.others() {
-			if !slices.Contains(nodesOf(r.wf.Acknowledgements), name) {
-				r.pressFence(name, false)
+		for _, name := range r.unacknowledged() {
+			switch {
+			case !r.draining(name):
+				r.pressFence(name)
+			case r.reached(r.wf.StepStartedAt.Add(drainGrace)):
+				r.issue(name, "FencePostgres", r.fenceOrder(false, stopGrace))
 			}
 		}
 	}}
@@ -86,6 +95,17 @@ var (
 		})
 	}}
 )
+
+// unacknowledged are the standbys whose acknowledgement is missing.
+func (r *run) unacknowledged() []string {
+	return slices.DeleteFunc(r.others(), func(name string) bool { return slices.Contains(nodesOf(r.wf.Acknowledgements), name) })
+}
+
+// draining reports whether a standby was told to be fenced as the primary's stream ends, and has not said what came of it.
+func (r *run) draining(name string) bool {
+	o := r.issued(name, "FencePostgres")
+	return o != nil && !o.IssuedAt.After(r.wf.StepStartedAt) && !ended(o.Status)
+}
 
 func (r *run) sayPrimaryLost() string {
 	return text("%s before it had handed over", describe(r.rec.Primary, r.incumbent()))

@@ -16,6 +16,11 @@ const (
 	stopGrace = 10 * time.Second
 	// plannedStopGrace is the same in a switchover, where everything must reach the standbys.
 	plannedStopGrace = 20 * time.Second
+	// drainLimit is how long a standby waits for the primary to end the stream: all that the primary may take to stop, and some more.
+	drainLimit = 30 * time.Second
+	// drainGrace is how long a standby that drains may take to notice that the primary has stopped, before it is cut off: a receiver
+	// whose connection broke without a word would wait for its timeout.
+	drainGrace = time.Second
 	// asyncStopWait is how long a primary must have been suspected before an asynchronous standby takes over without having seen
 	// it stop.
 	asyncStopWait = 2 * time.Second

@@ -36,6 +36,7 @@
 //  5. An order id is executed at most once, however often it is read; a promotion, which keeps its id, at most once with success.
 //  6. No WAL receiver attaches below the promise: an upstream is remembered only with the promised term, and raising the promise
 //     forgets it.
+//     A fence for a planned hand-over lets the receiver that was attached before go on until its upstream ends; nothing attaches anew.
 //  7. At boot nothing becomes writable: a former primary stays down, and has renounced its term before that is said.
 //  8. A term has at most one primary here: who follows a primary of a term is not promoted in it, who was promoted in it is
 //     neither promoted anew nor made to follow in it.

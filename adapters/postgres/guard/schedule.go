@@ -36,10 +36,21 @@ var scheduleRules = []scheduleRule{
 	{"Q4", "its term is above that of what runs", func(s *State, o Order) bool { return o.Meta.Term > s.Operation.Term }, placePreempt},
 	{"Q5", "it stops or fences", func(_ *State, o Order) bool { return o.Type == orderStop || o.Type == orderFence }, placePreempt},
 	{"Q6", "it changes whom to follow while that is being done", func(s *State, o Order) bool { return follows(o.Type) && follows(string(s.Operation.Work)) }, placePreempt},
+	{"Q7", "what runs waits for a primary to hand over", func(s *State, _ Order) bool { return drains(s.Operation) }, placePreempt},
 	// What the agent began by itself gives way to what the orchestrator wants.
-	{"Q7", "what runs was begun by the agent itself, and is no shutdown", func(s *State, _ Order) bool { return s.Operation.Order == nil && !s.ShuttingDown }, placePreempt},
-	{"Q8", "few wait", func(s *State, _ Order) bool { return len(s.Waiting) < maxWaiting }, placeWait},
-	{"Q9", "", func(*State, Order) bool { return true }, placeRefuse},
+	{"Q8", "what runs was begun by the agent itself, and is no shutdown", func(s *State, _ Order) bool { return s.Operation.Order == nil && !s.ShuttingDown }, placePreempt},
+	{"Q9", "few wait", func(s *State, _ Order) bool { return len(s.Waiting) < maxWaiting }, placeWait},
+	{"Q10", "", func(*State, Order) bool { return true }, placeRefuse},
+}
+
+// drains says whether an operation waits on a standby for the primary to end its stream. Whatever comes next in that term, the waiting is
+// of no more use: cancelled, it cuts the standby off at once, as promised.
+func drains(op *Operation) bool {
+	if op.Work != orderFence || op.WasPrimary || op.Order == nil {
+		return false
+	}
+	p, ok := op.Order.Payload.(*schemas.FencePostgres)
+	return ok && p.Planned
 }
 
 func follows(work string) bool { return work == orderFollow || work == orderClone }

@@ -437,6 +437,40 @@ func TestHigherTermOvertakesAClone(t *testing.T) {
 	}
 }
 
+// A standby that waits for the primary to hand over has promised, and acknowledges nothing until it is cut off; whatever is ordered
+// meanwhile makes an end of the waiting.
+func TestWhatComesNextEndsADrain(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string]any{
+		"it is cut off now":                 &schemas.FencePostgres{Meta: meta(2), FormerPrimary: "pg-2"},
+		"the primary goes on":               &schemas.FollowPrimary{Meta: meta(2), Upstream: peer("pg-2"), UpstreamTerm: 2},
+		"it is chosen without having ended": &schemas.PromotePostgres{Meta: meta(2), MinLsn: 500, Timeline: 2, Evidence: evidence(2)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScript(t, standbyOf(1))
+			s.door(DoorAttach, 1)
+			s.done(true, nil)
+			drain := s.order(&schemas.FencePostgres{Meta: meta(2), FormerPrimary: "pg-2", Planned: true})
+			if s.state.PromisedTerm != 2 || !s.state.Upstream.IsZero() || s.state.WalEnd != nil {
+				t.Fatalf("while it drains: %+v", s.state.Durable)
+			}
+			s.order(&schemas.FencePostgres{Meta: meta(2), FormerPrimary: "pg-2", Planned: true})
+			if s.state.Operation.Cancelled {
+				t.Fatal("the same once more ended the drain")
+			}
+			order := s.order(next)
+			if !s.state.Operation.Cancelled || s.status(order) != schemas.OrderStatusReceived {
+				t.Fatalf("%+v, the order is %s", s.state.Operation, s.status(order))
+			}
+			s.done(true, &schemas.WalEnd{Timeline: 1, Lsn: 600})
+			if s.status(drain) == schemas.OrderStatusRunning || s.status(order) != schemas.OrderStatusRunning {
+				t.Fatalf("drain %s, order %s", s.status(drain), s.status(order))
+			}
+		})
+	}
+}
+
 func TestStandbyIsRestartedWithBackoff(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, standbyOf(1))

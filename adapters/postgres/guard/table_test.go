@@ -224,7 +224,7 @@ func TestMalformedOrdersAreNamedInFull(t *testing.T) {
 func TestScheduleIsCompleteAndEveryRuleIsReached(t *testing.T) {
 	t.Parallel()
 	reached := map[string]bool{}
-	for _, running := range payloads(2) {
+	for _, running := range append(payloads(2), any(&schemas.FencePostgres{Meta: meta(2), Planned: true})) {
 		o, _ := NewOrder(schemas.EnvelopeHeader{ID: orderID(1000)}, running)
 		for _, self := range []bool{false, true} {
 			for waiting := range maxWaiting + 1 {

@@ -27,6 +27,8 @@ type PromoteOptions struct {
 	Timeline wal.Timeline
 	// SynchronousStandbyNames to set before open sessions become writable. Nil: left as it is.
 	SynchronousStandbyNames *string
+	// Before is called when the settings are in force, right before the promotion is asked for; its error calls that off. Nil: nothing.
+	Before func() error
 }
 
 // Promoted says how a promotion went.
@@ -70,6 +72,11 @@ func (i *Instance) promote(ctx context.Context, o PromoteOptions) (Promoted, err
 		}
 		if err := i.settle(ctx, conn, o); err != nil {
 			return err
+		}
+		if o.Before != nil {
+			if err := o.Before(); err != nil {
+				return err
+			}
 		}
 		if o.Timeline != 0 {
 			if err := i.reserve(o.Timeline); err != nil {

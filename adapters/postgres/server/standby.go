@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -152,17 +153,7 @@ func (i *Instance) RevokeUpstream(ctx context.Context) (Position, error) {
 }
 
 func (i *Instance) revoke(ctx context.Context) error {
-	// The order matters. First nobody new can authenticate; then the settings go; then whoever is connected is ended.
-	if err := removeFile(i.passFile()); err != nil {
-		return fmt.Errorf("invalidate the passfile: %w", err)
-	}
-	for _, name := range upstreamSettings {
-		delete(i.moment, name)
-	}
-	if !i.Initialized() {
-		return ErrEmpty
-	}
-	if err := i.writeConfiguration(); err != nil {
+	if err := i.seal(); err != nil {
 		return err
 	}
 	if !i.Running() {
@@ -172,6 +163,65 @@ func (i *Instance) revoke(ctx context.Context) error {
 		return err
 	}
 	return i.endReceivers(ctx)
+}
+
+// seal makes sure that no receiver can attach any more. The order matters: first nobody new can authenticate, then the settings go. Whoever is
+// connected stays so, until the settings are read anew or the upstream ends.
+func (i *Instance) seal() error {
+	if err := removeFile(i.passFile()); err != nil {
+		return fmt.Errorf("invalidate the passfile: %w", err)
+	}
+	for _, name := range upstreamSettings {
+		delete(i.moment, name)
+	}
+	if !i.Initialized() {
+		return ErrEmpty
+	}
+	return i.writeConfiguration()
+}
+
+// DrainUpstream is for an upstream that is about to shut down cleanly: no receiver can attach any more, but those that run go on until
+// the upstream has ended their stream, which it does only when they have all of its WAL. It returns when none of them is left, and
+// at once where none runs. When ctx ends first, it says so.
+//
+// It cuts nobody off and promises nothing about the position: [Instance.RevokeUpstream] comes next, whatever this returns.
+func (i *Instance) DrainUpstream(ctx context.Context) error {
+	draining, err := i.beginDrain(ctx)
+	if err == nil {
+		err = i.await(ctx, func() (bool, error) {
+			for len(draining) > 0 {
+				if _, alive := inspect(draining[0].pid, i.config.DataDir); alive {
+					return false, nil
+				}
+				draining = draining[1:]
+			}
+			return true, nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("wait for the upstream of %s to end its stream: %w", i.config.DataDir, err)
+	}
+	return nil
+}
+
+// beginDrain seals the standby and lists the receivers that run. A child that has no title yet may become one; it finds no password.
+func (i *Instance) beginDrain(ctx context.Context) ([]process, error) {
+	if err := i.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer i.release()
+	if err := i.seal(); err != nil {
+		return nil, err
+	}
+	c, err := i.running()
+	if err != nil {
+		return nil, nil //nolint:nilerr // a server that does not run receives nothing
+	}
+	all, err := processes(i.config.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(p process) bool { return p.parent != c.pid || i.kind(p) != kindReceiver }), nil
 }
 
 // refuseLeftovers makes sure that "not running" means it: a receiver of a dead agent's server could still be streaming.

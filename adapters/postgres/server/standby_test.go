@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -8,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,6 +83,80 @@ func TestRevokePromoteFollow(t *testing.T) {
 	up, err := server.AskUpstream(ctx, candidate.Address(), server.Credential{User: "regent_replication", Password: servertest.ReplicationPassword})
 	if err != nil || up.History.Timeline != 7 || len(up.History.Ancestors) != 1 {
 		t.Errorf("upstream %+v, %v", up, err)
+	}
+}
+
+// A standby that drains receives all that a primary which shuts down cleanly still sends, its last checkpoint included; then it is cut off
+// where the primary ended.
+func TestDrainEndsWithTheUpstream(t *testing.T) {
+	t.Parallel()
+	ctx := servertest.Context(t)
+	primary := servertest.Start(t, server.RolePrimary)
+	primary.SQL(t, "CREATE TABLE t (g int)")
+	standby := servertest.Follow(t, primary, "s1")
+	drained := make(chan error, 1)
+	go func() { drained <- standby.DrainUpstream(ctx) }()
+	servertest.Await(t, "the sealed settings", func() bool { return standby.Settings()["primary_conninfo"] == "" })
+	primary.SQL(t, "INSERT INTO t SELECT generate_series(1, 1000)")
+	servertest.Await(t, "what is written while it drains", func() bool { return standby.SQL(t, "SELECT count(*) FROM t") == "1000" })
+	select {
+	case err := <-drained:
+		t.Fatalf("the drain ended before the primary did: %v", err)
+	default:
+	}
+	primary.SQL(t, "INSERT INTO t SELECT generate_series(1, 1000)")
+	if _, err := primary.Stop(ctx, server.StopOptions{Mode: server.ModeFast}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	position, err := standby.RevokeUpstream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := primary.Position(ctx); err != nil || position.End != want.End {
+		t.Errorf("the standby has WAL up to %s, the primary ended at %s, %v", position.End, want.End, err)
+	}
+	if err := standby.DrainUpstream(ctx); err != nil {
+		t.Errorf("drain where nothing is received: %v", err)
+	}
+}
+
+// Whoever drains may be left behind, but never attaches anew: the promise that was made before binds.
+func TestNobodyAttachesToAStandbyThatDrains(t *testing.T) {
+	t.Parallel()
+	ctx := servertest.Context(t)
+	primary := servertest.Start(t, server.RolePrimary)
+	standby := servertest.Follow(t, primary, "s1")
+	remembered := standby.Settings()["primary_conninfo"] + " dbname=replication replication=true"
+	if err := connectAs(t, remembered); err != nil {
+		t.Fatalf("before it drains the settings must do: %v", err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if err := standby.DrainUpstream(bounded); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "end its stream") {
+		t.Errorf("a drain that is given up: %v", err)
+	}
+	receiver := standby.SQL(t, "SELECT pid FROM pg_stat_wal_receiver")
+	pid, err := strconv.Atoi(receiver)
+	if err != nil {
+		t.Fatalf("the receiver is there as before: %v", err)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- standby.DrainUpstream(ctx) }()
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	// The server has not read its settings anew and tries ten times a second, with what it remembers.
+	if err := connectAs(t, remembered); err == nil {
+		t.Error("the remembered settings still let a receiver in")
+	}
+	if got := primary.SQL(t, "SELECT count(*) FROM pg_stat_replication"); got != "0" {
+		t.Errorf("%s receivers have attached", got)
 	}
 }
 
