@@ -101,17 +101,22 @@ func filled(dir string) bool {
 
 // locate finds programs of the version that the data directory has, or that is asked for.
 func (a *Agent) locate(ctx context.Context) (binary.Set, error) {
-	major := a.config.Version
+	major, found := a.config.Version, 0
 	if major == 0 && a.config.BinDir == "" {
 		if text, err := os.ReadFile(filepath.Join(a.config.DataDir, "PG_VERSION")); err == nil {
-			major, _ = strconv.Atoi(strings.TrimSpace(string(text))) // what is no number is found by server.Check
+			found, _ = strconv.Atoi(strings.TrimSpace(string(text))) // what is no number is found by server.Check
+			major = found
 		}
 	}
 	fetch := &binary.FetchOptions{Major: major}
 	if a.config.NoFetch {
 		fetch = nil
 	}
-	return binary.Locate(ctx, binary.FindOptions{Dir: a.config.BinDir, Major: major}, fetch)
+	set, err := binary.Locate(ctx, binary.FindOptions{Dir: a.config.BinDir, Major: major}, fetch)
+	if found != 0 && errors.Is(err, binary.ErrUnsupported) {
+		err = fmt.Errorf("the data directory %s is of PostgreSQL %d: %w; pg_upgrade it, or give this node another directory", a.config.DataDir, found, err)
+	}
+	return set, err
 }
 
 // inspect ends what an earlier agent has left, and refuses what does not belong here.

@@ -161,6 +161,26 @@ func TestForeignDirectoriesAreRefused(t *testing.T) {
 	}
 	says(t, err, "the programs in "+fetched.Dir+" are 16", "use those of version")
 
+	// A data directory of a version that nobody supports, with the programs to be found by themselves.
+	versionFile := filepath.Join(n.config.DataDir, "PG_VERSION")
+	kept, err := os.ReadFile(versionFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(versionFile, []byte("12\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ancient := n.config
+	ancient.BinDir, ancient.Version = "", 0
+	err = refuses(t, ancient)
+	if !errors.Is(err, binary.ErrUnsupported) {
+		t.Errorf("%v is not ErrUnsupported", err)
+	}
+	says(t, err, "the data directory "+n.config.DataDir+" is of PostgreSQL 12", "expected 13 to 18", "pg_upgrade")
+	if err := os.WriteFile(versionFile, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
 	// A data directory of another cluster in the place of ours.
 	stranger := startNode(t, newLog(), "pg-2")
 	stranger.bootstrap(1)
