@@ -52,6 +52,10 @@ soak-kill: ## Kill `regent up` 200 times under load, and the embedded broker 200
 	REGENT_KILL_ROUNDS=200 $(GO) test -count=1 -timeout 120m -v -run SIGKILL ./cmd/regent/killtest
 	REGENT_EMBEDDED_ROUNDS=200 $(GO) test -count=1 -timeout 60m -run SIGKILL ./internal/embedded
 
+.PHONY: bench
+bench: ## Measure against Kafka Streams and the bare limit on a real Kafka (ARGS='-rounds 3 -only catchup -contenders regent,copy': minutes)
+	$(GO) run ./bench $(ARGS)
+
 .PHONY: cover
 cover: ## Statement coverage of the processors, the runtime and the state store; fails below COVER_MIN
 	$(GO) test -timeout $(TEST_TIMEOUT) -coverpkg=$(COVER_PKGS) -coverprofile=coverage.out ./processors/... ./internal/stream/... ./statestore/...

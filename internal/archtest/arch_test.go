@@ -52,7 +52,7 @@ func inside(p string) (string, bool) { return strings.CutPrefix(p, module+"/") }
 // ring returns how far out a package lies; imports may only go inwards.
 func ring(rel string) int {
 	switch strings.Split(rel, "/")[0] {
-	case "cmd":
+	case "cmd", "bench":
 		return 3
 	case "adapters", "processors":
 		return 2

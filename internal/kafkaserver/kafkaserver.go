@@ -45,6 +45,8 @@ type Options struct {
 	Advertise []string
 	// Settings are further lines of server.properties, or others for lines that are there.
 	Settings map[string]string
+	// JVM are the flags of the broker's virtual machine. Default: a small heap and a compiler that starts quickly, for tests.
+	JVM []string
 }
 
 // Start fetches what is missing, formats dir and starts a broker that keeps its data there. It returns when the broker accepts
@@ -81,7 +83,7 @@ func start(ctx context.Context, dir string, n int, options Options) (*Cluster, e
 		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
 	for _, s := range c.nodes {
-		s.java, s.classPath = java, filepath.Join(jars, "*")
+		s.java, s.classPath, s.flags = java, filepath.Join(jars, "*"), options.JVM
 		if err := s.format(ctx, options); err != nil {
 			return nil, err
 		}

@@ -8,12 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 )
 
+// testFlags are the flags of a broker that serves tests: small, and quick to start.
+var testFlags = []string{"-Xmx320m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"}
+
 const (
-	heap         = "-Xmx320m"
 	startTimeout = 90 * time.Second
 	stopTimeout  = 60 * time.Second
 	pollInterval = 50 * time.Millisecond
@@ -23,6 +26,7 @@ const (
 type Server struct {
 	dir, address    string
 	java, classPath string
+	flags           []string // of the virtual machine; none means testFlags
 
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -92,7 +96,11 @@ func (s *Server) run() error {
 	if err != nil {
 		return fmt.Errorf("start Apache Kafka: %w", err)
 	}
-	cmd := exec.Command(s.java, heap, "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", s.classPath, "kafka.Kafka", s.properties())
+	flags := s.flags
+	if flags == nil {
+		flags = testFlags
+	}
+	cmd := exec.Command(s.java, append(slices.Clone(flags), "-cp", s.classPath, "kafka.Kafka", s.properties())...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own: an interrupt of the terminal is for the tests, which then end their brokers.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}

@@ -1,0 +1,294 @@
+// Command bench measures Regent's runtime against Kafka Streams, Goka and the bare limit of the client, all of them on one Apache Kafka, with
+// the same records and the same fold, in alternating rounds.
+//
+//	make bench                                                              everything; an hour or more
+//	make bench ARGS='-rounds 3 -only catchup -contenders regent,copy'       minutes
+//
+// It starts one broker, writes the inputs once for each number of keys, and lets every contender work on them as a process of its own, with
+// a fresh group, a fresh output topic and fresh state. After each run it reads the output as an independent reader and holds it against the
+// reference (package workload): a run whose output has a gap, a double or a wrong total gives no figure and fails the benchmark.
+//
+// The report (text, JSON, charts) and the profiles go to -out, the broker's data and the contenders' state to -dir.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/regent-infra/regent/bench/report"
+	"github.com/regent-infra/regent/bench/workload"
+)
+
+// options are the flags.
+type options struct {
+	rounds     int
+	records    int
+	keys       []int
+	only       []phase
+	contenders []*contender
+	dir, out   string
+	keep       bool
+	profile    bool
+	seed       uint64
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err = run(ctx, o, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	var keys, only, names string
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.IntVar(&o.rounds, "rounds", 5, "rounds; the report has the medians")
+	fs.IntVar(&o.records, "records", 2_000_000, "records to catch up with")
+	fs.StringVar(&keys, "keys", "100000,1000000", "numbers of keys, one data set for each")
+	fs.StringVar(&only, "only", "catchup", "what to measure: catchup")
+	fs.StringVar(&names, "contenders", "regent,streams,streams-best,copy", "who takes part: regent, streams, streams-best, copy, copy-lz4")
+	fs.StringVar(&o.dir, "dir", "", "directory for the broker's data and the contenders' state; what was loaded there before is used again. Default: a temporary one")
+	fs.StringVar(&o.out, "out", "bin/bench", "directory for the report and the profiles")
+	fs.BoolVar(&o.keep, "keep", false, "keep -dir afterwards although it is temporary")
+	fs.BoolVar(&o.profile, "profile", true, "one more catch-up of regent with profiles, which does not count")
+	fs.Uint64Var(&o.seed, "seed", 1, "chooses the records")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	var faults []error
+	if fs.NArg() > 0 {
+		faults = append(faults, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
+	}
+	for text := range strings.SplitSeq(keys, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > o.records {
+			faults = append(faults, fmt.Errorf("-keys has %q, expected numbers from 1 to the number of records, %d", text, o.records))
+		}
+		o.keys = append(o.keys, n)
+	}
+	for text := range strings.SplitSeq(only, ",") {
+		if !slices.Contains(phases, phase(text)) {
+			faults = append(faults, fmt.Errorf("-only has %q, expected some of %v", text, phases))
+		}
+		o.only = append(o.only, phase(text))
+	}
+	if o.rounds < 1 {
+		faults = append(faults, fmt.Errorf("-rounds is %d, expected 1 or more", o.rounds))
+	}
+	var err error
+	if o.contenders, err = choose(names); err != nil {
+		faults = append(faults, err)
+	}
+	return o, errors.Join(faults...)
+}
+
+// warmUp is the number of a round that does not count.
+const warmUp = 0
+
+// sample is one measured number.
+type sample = report.Sample
+
+// bench is one run.
+type bench struct {
+	options options
+	out     io.Writer
+	work    string // directory of broker and contenders
+	run     string // tells the names of this run from those of earlier ones
+	jobs    int
+	cluster *cluster
+	builder *builder
+	report  *report.Report
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	root, err := repository(ctx)
+	if err != nil {
+		return err
+	}
+	b := &bench{options: o, out: out, work: o.dir, run: strconv.FormatInt(time.Now().Unix(), 36)}
+	if b.work == "" {
+		if b.work, err = os.MkdirTemp("", "regent-bench-"); err != nil {
+			return err
+		}
+		if !o.keep {
+			defer os.RemoveAll(b.work)
+		}
+	}
+	if b.work, err = filepath.Abs(b.work); err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Join(b.work, "bin"), filepath.Join(b.work, "broker"), o.out} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+	}
+	b.builder = &builder{root: root, out: filepath.Join(b.work, "bin"), built: map[program][]string{}}
+	b.report = &report.Report{
+		Began: time.Now(), Command: "make bench ARGS='" + strings.Join(os.Args[1:], " ") + "'", Commit: commit(ctx, root),
+		Machine: machineFacts(), Versions: versionFacts(ctx), Settings: b.settings(),
+	}
+	failed := b.measure(ctx)
+	b.report.Took = time.Since(b.report.Began)
+	return errors.Join(failed, b.write())
+}
+
+// repository returns the directory of the module.
+func repository(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the repository: %w", err)
+	}
+	mod := strings.TrimSpace(string(out))
+	if filepath.Base(mod) != "go.mod" {
+		return "", errors.New("find the repository: run this inside of it, with make bench")
+	}
+	return filepath.Dir(mod), nil
+}
+
+// settings says what was set.
+func (b *bench) settings() []report.Fact {
+	facts := []report.Fact{
+		{Name: "rounds", Value: strconv.Itoa(b.options.rounds)},
+		{Name: "records", Value: strconv.Itoa(b.options.records)},
+		{Name: "partitions", Value: strconv.Itoa(partitions)},
+		{Name: "broker", Value: "one, " + strings.Join(brokerJVM, " ")},
+	}
+	for _, c := range b.options.contenders {
+		about := c.about
+		for _, p := range b.options.only {
+			if s := c.settings(p); len(s) > 0 && !slices.Contains(c.skips, p) {
+				about += fmt.Sprintf("; %s: %s", p, strings.Join(s, " "))
+			}
+		}
+		facts = append(facts, report.Fact{Name: c.name, Value: about})
+	}
+	return facts
+}
+
+// measure runs everything that was asked for.
+func (b *bench) measure(ctx context.Context) (err error) {
+	if b.cluster, err = startCluster(ctx, filepath.Join(b.work, "broker")); err != nil {
+		return err
+	}
+	defer b.cluster.stop()
+	for _, c := range b.options.contenders {
+		if _, err := b.builder.command(ctx, c.program); err != nil {
+			return err
+		}
+	}
+	var faults []error
+	for i, keys := range b.options.keys {
+		b.say("loading %d records of %d keys", b.options.records, keys)
+		d, err := b.cluster.load(ctx, workload.Spec{Seed: b.options.seed, Records: b.options.records, Keys: keys, Partitions: partitions})
+		if err != nil {
+			return err
+		}
+		b.say("loaded, %.0f bytes each", float64(d.bytes)/float64(d.spec.Records))
+		if i == 0 { // the broker's own compiler is to have seen the work before anything counts
+			b.say("warming the broker up")
+			if err := b.catchUp(ctx, contenders[slices.IndexFunc(contenders, func(c *contender) bool { return c.copies })], d, warmUp); err != nil {
+				return err
+			}
+		}
+		faults = append(faults, b.rounds(ctx, d))
+	}
+	return errors.Join(faults...)
+}
+
+// rounds lets the contenders take turns; each round begins with another one. A run that fails is reported and ends neither the round nor
+// the benchmark, but fails it.
+func (b *bench) rounds(ctx context.Context, d *dataset) error {
+	var faults []error
+	for _, p := range b.options.only {
+		for round := range b.options.rounds {
+			for i := range b.options.contenders {
+				c := b.options.contenders[(i+round)%len(b.options.contenders)]
+				if slices.Contains(c.skips, p) {
+					continue
+				}
+				if err := b.once(ctx, p, c, d, round+1); err != nil {
+					err = fmt.Errorf("%s of %s with %d keys, round %d: %w", p, c.name, d.spec.Keys, round+1, err)
+					b.say("FAILED: %v", err)
+					b.report.Failures = append(b.report.Failures, err.Error())
+					faults = append(faults, err)
+				}
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+			}
+		}
+	}
+	return errors.Join(append(faults, b.profiled(ctx, d))...)
+}
+
+// profiled runs one more catch-up of Regent's contender with profiles: they cost time, so that it does not count.
+func (b *bench) profiled(ctx context.Context, d *dataset) error {
+	i := slices.IndexFunc(b.options.contenders, func(c *contender) bool { return c.program == programRegent })
+	if !b.options.profile || i < 0 || !slices.Contains(b.options.only, phaseCatchUp) {
+		return nil
+	}
+	dir, err := filepath.Abs(filepath.Join(b.options.out, fmt.Sprintf("profiles-%d-keys", d.spec.Keys)))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	b.say("profiling to %s", dir)
+	return b.catchUp(ctx, b.options.contenders[i], d, warmUp, "-profiles", dir)
+}
+
+func (b *bench) once(ctx context.Context, p phase, c *contender, d *dataset, round int) error {
+	switch p {
+	case phaseCatchUp:
+		return b.catchUp(ctx, c, d, round)
+	default:
+		return fmt.Errorf("nothing is known of measuring %s", p)
+	}
+}
+
+// add notes a number.
+func (b *bench) add(s sample) {
+	b.report.Samples = append(b.report.Samples, s)
+	b.say("%-12s %8d keys  round %d  %-13s %-24s %14.2f %s", s.Figure+" "+s.Load, s.Keys, s.Round, s.Contender, s.Name, s.Value, s.Unit)
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.out, time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+// write puts the report into the output directory, and shows it.
+func (b *bench) write() error {
+	text, err := os.Create(filepath.Join(b.options.out, "report.txt"))
+	if err != nil {
+		return err
+	}
+	err = errors.Join(b.report.Text(io.MultiWriter(text, b.out)), text.Close())
+	raw, failed := os.Create(filepath.Join(b.options.out, "report.json"))
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	return errors.Join(err, b.report.JSON(raw), raw.Close())
+}
