@@ -169,20 +169,6 @@ func (o *outgoing) set(r *record.Record) {
 	o.record.Headers = headers
 }
 
-// outbox makes records for the client, many in one allocation.
-type outbox struct{ free []outgoing }
-
-func (b *outbox) take(r *record.Record) *kgo.Record {
-	const chunk = 64
-	if len(b.free) == 0 {
-		b.free = make([]outgoing, chunk)
-	}
-	o := &b.free[0]
-	b.free = b.free[1:]
-	o.set(r)
-	return &o.record
-}
-
 func fromClient(r *kgo.Record) record.Record {
 	return record.Record{
 		Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp.UTC(), Key: r.Key, Value: r.Value,

@@ -155,8 +155,10 @@ type session struct {
 	cancel   context.CancelFunc
 	woken    bool
 
-	began    atomic.Bool // a transaction has records
-	outbox   outbox
+	// began says that a transaction has records; it becomes true under beginning.
+	began     atomic.Bool
+	beginning sync.Mutex
+
 	reading  map[record.TopicPartition]bool
 	troubled atomic.Pointer[trouble]
 }

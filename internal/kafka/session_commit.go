@@ -35,20 +35,41 @@ func (s *session) findTransactionVersion(ctx context.Context) error {
 }
 
 // Produce implements [stream.Session].
-func (s *session) Produce(rec record.Record, done func(offset int64, err error)) {
-	if !s.began.Load() {
-		if err := s.writer.BeginTransaction(); err != nil {
-			done(0, fmt.Errorf("begin a transaction: %w", err))
-			return
+func (s *session) Produce(recs []record.Record, done func(topic string, offset int64, err error)) {
+	if err := s.begin(); err != nil {
+		for i := range recs {
+			done(recs[i].Topic, 0, err)
 		}
-		s.began.Store(true)
+		return
 	}
-	s.writer.Produce(context.Background(), s.outbox.take(&rec), func(r *kgo.Record, err error) {
+	promise := func(r *kgo.Record, err error) {
 		if err != nil {
-			err = fmt.Errorf("write to %s/%d: %w", r.Topic, r.Partition, err)
+			err = classify(fmt.Errorf("write to %s/%d: %w", r.Topic, r.Partition, err))
 		}
-		done(r.Offset, classify(err))
-	})
+		done(r.Topic, r.Offset, err)
+	}
+	out := make([]outgoing, len(recs)) // one allocation for many
+	for i := range recs {
+		out[i].set(&recs[i])
+		s.writer.Produce(context.Background(), &out[i].record, promise)
+	}
+}
+
+// begin begins a transaction, if none is open.
+func (s *session) begin() error {
+	if s.began.Load() {
+		return nil
+	}
+	s.beginning.Lock()
+	defer s.beginning.Unlock()
+	if s.began.Load() {
+		return nil
+	}
+	if err := s.writer.BeginTransaction(); err != nil {
+		return fmt.Errorf("begin a transaction: %w", err)
+	}
+	s.began.Store(true)
+	return nil
 }
 
 // Flush implements [stream.Session].

@@ -127,7 +127,7 @@ func TestSessionReadsCommitsAndIsFenced(t *testing.T) {
 		t.Fatalf("commit of a foreign task: %v, %v", outcome, err)
 	}
 	produced := make(chan error, 1)
-	s.Produce(record.Record{Topic: sessionTopic, Partition: 0, Value: []byte("never")}, func(_ int64, err error) { produced <- err })
+	s.Produce([]record.Record{{Topic: sessionTopic, Partition: 0, Value: []byte("never")}}, func(_ string, _ int64, err error) { produced <- err })
 	if err := errors.Join(<-produced, s.Flush(t.Context())); err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestStaleGenerationIsRefused(t *testing.T) {
 				}
 			})
 			if key == kmsg.TxnOffsetCommit {
-				s.Produce(record.Record{Topic: sessionTopic, Value: []byte("never")}, func(int64, error) {})
+				s.Produce([]record.Record{{Topic: sessionTopic, Value: []byte("never")}}, func(string, int64, error) {})
 				if err := s.Flush(t.Context()); err != nil {
 					t.Fatal(err)
 				}
@@ -209,7 +209,7 @@ func TestDeadIncarnationIsTakenOut(t *testing.T) {
 	dead := connect(t, sessionLog(t, config, "a"))
 	join(t, dead)
 	until(t, dead, "both tasks", func(b *stream.Batch) bool { return len(b.Assigned) == 2 })
-	dead.Produce(record.Record{Topic: sessionTopic, Value: []byte("open")}, func(int64, error) {})
+	dead.Produce([]record.Record{{Topic: sessionTopic, Value: []byte("open")}}, func(string, int64, error) {})
 	if err := dead.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}

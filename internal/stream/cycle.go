@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/record"
 )
@@ -119,24 +121,83 @@ func (r *Runtime) patience() time.Duration {
 // open reports whether anything was folded since the last commit.
 func (r *Runtime) open() bool { return r.txn.records > 0 }
 
-// foldBatch folds every record into its task, one task after the other, in the order of append times between its partitions.
+// foldBatch folds every record into its task, in the order of append times between the task's partitions. Tasks share nothing, so
+// they are folded at the same time where there is enough to do.
 func (r *Runtime) foldBatch(b *Batch) error {
-	for _, share := range r.deal(b) {
-		if err := share.each(func(in *input, rec *record.Record) error { return r.foldRecord(share.task, in, rec) }); err != nil {
+	now := r.opts.Clock.Now()
+	if shares := r.deal(b); len(shares) > 0 {
+		if !r.open() {
+			r.txn.began = now
+		}
+		err := r.foldShares(shares)
+		for _, s := range shares {
+			r.txn.records += s.records
+			r.txn.bytes += s.bytes
+			r.counters.in.Add(float64(s.records))
+			r.counters.out.Add(float64(s.outs))
+		}
+		if err != nil {
 			return err
 		}
 	}
-	now := r.opts.Clock.Now()
 	for i := range b.Fetched {
 		r.progress(&b.Fetched[i], now)
 	}
 	return r.flushAhead()
 }
 
+// manyRecords is from when on it pays to start goroutines for a batch.
+const manyRecords = 256
+
+func (r *Runtime) foldShares(shares []*share) error {
+	total := 0
+	for _, s := range shares {
+		for i := range s.parts {
+			total += len(s.parts[i].recs)
+		}
+	}
+	if len(shares) == 1 || r.opts.Workers == 1 || total < manyRecords {
+		for _, s := range shares {
+			if err := r.foldShare(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var g errgroup.Group
+	g.SetLimit(r.opts.Workers)
+	for _, s := range shares {
+		g.Go(func() error { return r.foldShare(s) })
+	}
+	return g.Wait()
+}
+
+// produceRecords is how many outputs of a task are handed over at once.
+const produceRecords = 256
+
+func (r *Runtime) foldShare(s *share) error {
+	err := s.each(func(in *input, rec *record.Record) error {
+		if err := r.foldRecord(s, in, rec); err != nil {
+			return err
+		}
+		if len(s.task.outs) >= produceRecords {
+			r.produce(s)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.produce(s)
+	return nil
+}
+
 // share is what one task gets of a batch.
 type share struct {
 	task  *task
 	parts []part
+	// records, outs and bytes count what came of it: records that were folded, outputs and their size.
+	records, outs, bytes int
 }
 
 // part is what one input partition brings.
@@ -220,13 +281,11 @@ func (r *Runtime) taskOf(tp topicPartition) *task {
 	return t
 }
 
-func (r *Runtime) foldRecord(t *task, in *input, rec *record.Record) error {
+func (r *Runtime) foldRecord(s *share, in *input, rec *record.Record) error {
 	if rec.Offset < in.next {
 		return nil // sent before a seek took hold
 	}
-	if r.txn.records == 0 {
-		r.txn.began = r.opts.Clock.Now()
-	}
+	t := s.task
 	v := t.fold(in, rec)
 	if v.err != nil {
 		return &taskError{v.err}
@@ -236,17 +295,10 @@ func (r *Runtime) foldRecord(t *task, in *input, rec *record.Record) error {
 		if err != nil {
 			return &taskError{err}
 		}
-		v.outs = []record.Record{out}
+		t.outs = append(t.outs, out)
 		t.wrote = true
 	}
-	r.txn.records++
-	r.counters.in.Inc()
-	for i := range v.outs {
-		r.produce(t, v.outs[i])
-	}
-	if len(v.outs) > 0 || r.txn.records%1024 == 0 {
-		r.opts.reach(PointFolding)
-	}
+	s.records++
 	return nil
 }
 
@@ -278,11 +330,23 @@ func (r *Runtime) deadLetter(t *task, rec *record.Record, v verdict) (record.Rec
 	return out, nil
 }
 
-func (r *Runtime) produce(t *task, out record.Record) {
-	r.txn.bytes += len(out.Key) + len(out.Value)
-	r.counters.out.Inc()
-	x, id, changelog := r.txn, t.id, out.Topic == r.def.Changelog
-	r.session.Produce(out, func(offset int64, err error) { x.acknowledge(id, changelog, offset, err) })
+// produce hands the outputs of a task over.
+func (r *Runtime) produce(s *share) {
+	t := s.task
+	if len(t.outs) == 0 {
+		return
+	}
+	for i := range t.outs {
+		s.bytes += len(t.outs[i].Key) + len(t.outs[i].Value)
+	}
+	s.outs += len(t.outs)
+	x, id := r.txn, t.id
+	r.session.Produce(t.outs, func(topic string, offset int64, err error) {
+		x.acknowledge(id, topic == r.def.Changelog, offset, err)
+	})
+	clear(t.outs)
+	t.outs = t.outs[:0]
+	r.opts.reach(PointFolding)
 }
 
 // progress takes over what a poll said about a partition: markers count as read, and the high watermark moves.

@@ -314,23 +314,28 @@ func (s *memSession) Resume(positions map[record.TopicPartition]int64) {
 	}
 }
 
-func (s *memSession) Produce(rec record.Record, done func(int64, error)) {
+func (s *memSession) Produce(recs []record.Record, done func(string, int64, error)) {
+	for _, rec := range recs {
+		offset, err := s.produce(rec)
+		done(rec.Topic, offset, err)
+	}
+}
+
+func (s *memSession) produce(rec record.Record) (int64, error) {
 	if err := s.fault("produce", false); err != nil {
-		done(0, err)
-		return
+		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		done(0, errLink)
-		return
+		return 0, errLink
 	}
 	if s.txn == nil {
 		s.txn, s.tasks = &memTxn{}, map[int32]bool{}
 	}
 	s.touched = append(s.touched, rec.Position())
 	s.tasks[rec.Partition] = true
-	done(s.append(rec, s.txn, false), nil)
+	return s.append(rec, s.txn, false), nil
 }
 
 func (s *memSession) Flush(context.Context) error { return s.fault("flush", false) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"github.com/regent-infra/regent/internal/clock"
@@ -21,7 +22,7 @@ const (
 	DefaultFlushBytes       = 64 << 20
 	DefaultRestampInterval  = 10 * time.Minute
 	DefaultCacheBytes       = 128 << 20
-	DefaultPollRecords      = 2_000
+	DefaultPollRecords      = 20_000
 	DefaultEndTimeout       = 15 * time.Second
 	DefaultRetryMin         = 100 * time.Millisecond
 	DefaultRetryMax         = 5 * time.Second
@@ -64,8 +65,10 @@ type Options struct {
 	// CacheBytes bounds the cache of encoded values, over all tasks. Default 128 MiB; at least 1.
 	CacheBytes int
 
-	// PollRecords is how many records one poll takes at most. Default 2,000; at least 1.
+	// PollRecords is how many records one poll takes at most. Default 20,000; at least 1.
 	PollRecords int
+	// Workers is how many tasks are folded at the same time. Default: the number of processors; at least 1.
+	Workers int
 	// EndTimeout is how long the end of a transaction may take before its outcome counts as unknown. Default 15 s.
 	EndTimeout time.Duration
 	// RetryMin and RetryMax bound the pause after a soft failure, which doubles each time. Default 100 ms and 5 s.
@@ -108,6 +111,7 @@ func (o Options) withDefaults(definition string) Options {
 	o.RestampInterval = or(o.RestampInterval, DefaultRestampInterval)
 	o.CacheBytes = or(o.CacheBytes, DefaultCacheBytes)
 	o.PollRecords = or(o.PollRecords, DefaultPollRecords)
+	o.Workers = or(o.Workers, runtime.GOMAXPROCS(0))
 	o.EndTimeout = or(o.EndTimeout, DefaultEndTimeout)
 	o.RetryMin = or(o.RetryMin, DefaultRetryMin)
 	o.RetryMax = or(o.RetryMax, DefaultRetryMax)
@@ -135,6 +139,7 @@ func (o Options) Validate() error {
 		{"CacheBytes", o.CacheBytes},
 		{"PollRecords", o.PollRecords},
 		{"Recoveries", o.Recoveries},
+		{"Workers", o.Workers},
 	} {
 		if n.value < 1 {
 			errs = append(errs, fmt.Errorf("stream options: %s is %d: expected at least 1", n.name, n.value))

@@ -48,9 +48,10 @@ type Session interface {
 	// read before. Partitions that are not assigned any more are ignored. A newly assigned partition is not read until then.
 	Resume(positions map[record.TopicPartition]int64)
 
-	// Produce adds a record to the transaction, which begins with the first one. done is called, on some goroutine, when the
-	// broker has taken the record or never will; Flush waits for all of them.
-	Produce(rec record.Record, done func(offset int64, err error))
+	// Produce adds records to the transaction, which begins with the first one. done is called for each of them, on some goroutine,
+	// when the broker has taken it or never will; Flush waits for all of them. The slice, not the bytes, is the caller's again when
+	// Produce returns. Safe for concurrent use; the order of records is kept for each partition that only one goroutine writes to.
+	Produce(recs []record.Record, done func(topic string, offset int64, err error))
 	// Flush waits until every produced record is acknowledged.
 	Flush(ctx context.Context) error
 	// Commit ends the transaction with the offsets in it, fenced by the group's generation: if one of the tasks is not this

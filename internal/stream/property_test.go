@@ -104,7 +104,7 @@ func (m *mortal) fault(op string, done bool) error {
 func (m *mortal) start() {
 	o := stream.Options{
 		Log: &memLog{cluster: m.w.c, instance: m.name, fault: m.fault}, Store: m.store, Clock: m.w.clock,
-		PollRecords: 7, CommitRecords: 20, CacheBytes: 2000, FlushBytes: 1500, Logger: slog.New(slog.DiscardHandler),
+		PollRecords: 7, CommitRecords: 20, Workers: 1, CacheBytes: 2000, FlushBytes: 1500, Logger: slog.New(slog.DiscardHandler),
 	}
 	rt, err := stream.New(definition(), stream.WithSabotage(o, m.w.sabotage))
 	if err != nil {

@@ -58,6 +58,7 @@ func (b *rebuild) refoldTask(ctx context.Context, id int32) error {
 		if v.err != nil {
 			return v.err
 		}
+		t.outs = t.outs[:0]
 		return t.spill(b.opts.Store, b.opts.ChunkBytes)
 	}, func() error { return t.spill(b.opts.Store, 0) })
 }

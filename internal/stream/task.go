@@ -36,9 +36,10 @@ type task struct {
 	lastTick time.Time
 	caughtUp bool
 
+	// outs are the outputs that are not handed over yet.
+	outs []record.Record
 	// the record under process
 	rec   *record.Record
-	outs  []record.Record
 	undos []undo
 	fault error
 }
@@ -130,14 +131,13 @@ func (t *task) table(name string) *table {
 
 // verdict is what became of one record.
 type verdict struct {
-	outs []record.Record
 	// poison is set if the record was dropped; err if the task must stop.
 	poison *Poison
 	stack  []byte
 	err    error
 }
 
-// fold gives one record to the machine. Whatever it emits is in the verdict and in the overlay, or in neither.
+// fold gives one record to the machine. Whatever it emits is among the task's outputs and in the overlay, or in neither.
 func (t *task) fold(in *input, rec *record.Record) verdict {
 	in.next = rec.Offset + 1
 	if rec.Timestamp.After(t.folded) {
@@ -149,7 +149,8 @@ func (t *task) fold(in *input, rec *record.Record) verdict {
 		in.table.put(rec.Key, bytes.Clone(rec.Value)) // else it would keep the whole fetch alive
 		t.wrote = true
 	}
-	t.rec, t.outs, t.undos = rec, t.outs[:0], t.undos[:0]
+	before := len(t.outs)
+	t.rec, t.undos = rec, t.undos[:0]
 	v := t.process(rec)
 	t.rec = nil
 	if v.err == nil && t.fault != nil {
@@ -159,10 +160,11 @@ func (t *task) fold(in *input, rec *record.Record) verdict {
 		for _, u := range slices.Backward(t.undos) {
 			u.revert()
 		}
+		clear(t.outs[before:])
+		t.outs = t.outs[:before]
 		return v
 	}
-	v.outs = t.outs
-	if len(v.outs) > 0 {
+	if len(t.outs) > before {
 		t.wrote = true
 	}
 	return v

@@ -40,22 +40,27 @@ type unfencedSession struct {
 	cl        *kgo.Client
 	id, group string
 	once      sync.Once
+	mu        sync.Mutex // tasks are folded at the same time
 	began     bool
 }
 
-func (s *unfencedSession) Produce(rec record.Record, done func(int64, error)) {
-	if !s.began {
-		if err := s.cl.BeginTransaction(); err != nil {
-			done(0, err)
-			return
+func (s *unfencedSession) Produce(recs []record.Record, done func(string, int64, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, rec := range recs {
+		if !s.began {
+			if err := s.cl.BeginTransaction(); err != nil {
+				done(rec.Topic, 0, err)
+				continue
+			}
+			s.began = true
 		}
-		s.began = true
+		out := &kgo.Record{Topic: rec.Topic, Partition: rec.Partition, Key: rec.Key, Value: rec.Value}
+		for _, h := range rec.Headers {
+			out.Headers = append(out.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+		}
+		s.cl.Produce(context.Background(), out, func(r *kgo.Record, err error) { done(r.Topic, r.Offset, err) })
 	}
-	out := &kgo.Record{Topic: rec.Topic, Partition: rec.Partition, Key: rec.Key, Value: rec.Value}
-	for _, h := range rec.Headers {
-		out.Headers = append(out.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
-	}
-	s.cl.Produce(context.Background(), out, func(r *kgo.Record, err error) { done(r.Offset, err) })
 }
 
 func (s *unfencedSession) Flush(ctx context.Context) error { return s.cl.Flush(ctx) }
