@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -274,47 +275,89 @@ func (s *session) Join(ctx context.Context) error {
 	if _, _, err := s.writer.ProducerID(bounded); err != nil {
 		return classify(s.log.config.explain("initialise the transactional id "+s.clientID(), err))
 	}
-	if err := s.evict(bounded); err != nil {
-		return classify(s.log.config.explain("take dead members out of group "+s.spec.Group, err))
+	dead, err := s.earlier(bounded)
+	if err != nil {
+		return classify(s.log.config.explain("look for dead members in group "+s.spec.Group, err))
 	}
 	s.member.PauseFetchTopics(s.spec.Inputs...)
 	s.member.AddConsumeTopics(s.spec.Inputs...)
+	if err := s.evict(bounded, dead); err != nil {
+		return classify(s.log.config.explain("take dead members out of group "+s.spec.Group, err))
+	}
 	return nil
 }
 
-// evict removes what earlier incarnations of this instance have left in the group; it would hold up the join until its session times out. A
-// member of this instance that appeared after one of our own is another process with the same id, which cannot be right.
-func (s *session) evict(ctx context.Context) error {
-	groups, err := s.admin.DescribeGroups(ctx, s.spec.Group)
+// earlier returns the members that earlier incarnations of this instance have left in the group. A member of this instance that appeared
+// after one of our own is another process with the same id, which cannot be right.
+func (s *session) earlier(ctx context.Context) ([]string, error) {
+	members, err := s.members(ctx)
 	if err != nil {
-		return err
-	}
-	g := groups[s.spec.Group]
-	if g.Err != nil {
-		if errors.Is(g.Err, kerr.GroupIDNotFound) {
-			return nil
-		}
-		return g.Err
+		return nil, err
 	}
 	s.log.mu.Lock()
 	own := s.log.members[s.spec.Group]
 	s.log.mu.Unlock()
-	req := kmsg.NewPtrLeaveGroupRequest()
-	req.Group = s.spec.Group
-	for _, m := range g.Members {
-		if m.ClientID != s.clientID() {
-			continue
-		}
-		if own != "" && m.MemberID != own {
-			return &stream.FatalError{Err: fmt.Errorf("another process has joined group %s as instance %q; give each process an id of its own",
+	for _, id := range members {
+		if own != "" && id != own {
+			return nil, &stream.FatalError{Err: fmt.Errorf("another process has joined group %s as instance %q; give each process an id of its own",
 				s.spec.Group, s.config.InstanceID)}
 		}
-		lm := kmsg.NewLeaveGroupRequestMember()
-		lm.MemberID = m.MemberID
-		req.Members = append(req.Members, lm)
 	}
-	if len(req.Members) == 0 {
+	return members, nil
+}
+
+// members returns the ids of the group's members with this instance's name.
+func (s *session) members(ctx context.Context) ([]string, error) {
+	var g kadm.DescribedGroup
+	err := s.again(ctx, "describe the group", func() error {
+		groups, err := s.admin.DescribeGroups(ctx, s.spec.Group)
+		g = groups[s.spec.Group]
+		return errors.Join(err, g.Err)
+	})
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, m := range g.Members {
+		if m.ClientID == s.clientID() {
+			ids = append(ids, m.MemberID)
+		}
+	}
+	return ids, nil
+}
+
+// evictAfter bounds the wait for our own member to show up.
+const evictAfter = 500 * time.Millisecond
+
+// evict removes dead members of this instance, which would hold up the join until their session times out. It waits until we are in the group
+// ourselves: one that has become empty makes the next member wait for others that might come (group.initial.rebalance.delay.ms, 3 s).
+func (s *session) evict(ctx context.Context, dead []string) error {
+	if len(dead) == 0 {
 		return nil
+	}
+	patience, cancel := context.WithTimeout(ctx, evictAfter)
+	defer cancel()
+	for patience.Err() == nil {
+		now, err := s.members(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(now, func(id string) bool { return !slices.Contains(dead, id) }) {
+			break
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = s.spec.Group
+	for _, id := range dead {
+		lm := kmsg.NewLeaveGroupRequestMember()
+		lm.MemberID = id
+		req.Members = append(req.Members, lm)
 	}
 	s.slog.Info("removing members that an earlier incarnation of this instance left in the group", slog.Int("members", len(req.Members)))
 	resp, err := req.RequestWith(ctx, s.member)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -213,11 +214,11 @@ func (s *session) addGroup(ctx context.Context, id int64, epoch int16) error {
 	})
 }
 
-// again repeats a request as long as the coordinator is busy with what went before.
+// again repeats a request as long as the coordinator is busy with what went before, or on its way.
 func (s *session) again(ctx context.Context, operation string, do func() error) error {
 	for {
 		err := do()
-		if !errors.Is(err, kerr.ConcurrentTransactions) && !errors.Is(err, kerr.CoordinatorLoadInProgress) {
+		if !slices.ContainsFunc(busy, func(sign error) bool { return errors.Is(err, sign) }) {
 			return fenced(s.log.config.explain(operation, err))
 		}
 		if err := pause(ctx, 2*time.Millisecond); err != nil {
@@ -225,6 +226,9 @@ func (s *session) again(ctx context.Context, operation string, do func() error) 
 		}
 	}
 }
+
+// busy are the answers of a coordinator that will be ready soon.
+var busy = []error{kerr.ConcurrentTransactions, kerr.CoordinatorLoadInProgress, kerr.CoordinatorNotAvailable}
 
 func pause(ctx context.Context, d time.Duration) error {
 	ctx2, cancel := context.WithTimeout(ctx, d)
