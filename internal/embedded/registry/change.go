@@ -16,6 +16,8 @@ type schemaRequest struct {
 	Version    int         `json:"version"`
 	Metadata   any         `json:"metadata"`
 	RuleSet    any         `json:"ruleSet"`
+	Subject    string      `json:"subject"` // some clients repeat what the path says
+	Tags       bool        `json:"propagateSchemaTags"`
 }
 
 // candidate is a schema that was asked about, checked as far as it can be by itself.
@@ -31,21 +33,21 @@ func (r *Registry) prepare(req schemaRequest, normalized bool) (candidate, error
 	if req.SchemaType != "" && req.SchemaType != "AVRO" {
 		return candidate{}, refuse(http.StatusUnprocessableEntity, codeInvalidSchema, "Invalid schema type %s: this registry keeps AVRO only", req.SchemaType)
 	}
-	if req.Metadata != nil || req.RuleSet != nil {
-		return candidate{}, refuse(http.StatusUnprocessableEntity, codeInvalidSchema, "Invalid schema: metadata and ruleSet are not supported")
+	if req.Metadata != nil || req.RuleSet != nil || req.Tags {
+		return candidate{}, refuse(http.StatusUnprocessableEntity, codeInvalidSchema, "Invalid schema: metadata, ruleSet and propagateSchemaTags are not supported")
 	}
 	if req.Schema == "" {
 		return candidate{}, refuse(http.StatusUnprocessableEntity, codeInvalidSchema, "Invalid schema: it is empty")
 	}
-	canonical, err := canonicalize(req.Schema)
+	text, err := compact(req.Schema)
 	if err == nil && normalized {
-		canonical, err = normalize(canonical)
+		text, err = canonicalSchema(text)
 	}
 	if err != nil {
 		return candidate{}, refuse(http.StatusUnprocessableEntity, codeInvalidSchema, "Invalid schema: %v", err)
 	}
-	c := candidate{text: canonical, identity: identityOf(canonical, req.References), refs: req.References}
-	if c.complete, err = r.resolve(canonical, req.References); err != nil {
+	c := candidate{text: text, identity: identityOf(text, req.References), refs: req.References}
+	if c.complete, err = r.resolve(text, req.References); err != nil {
 		return candidate{}, refuse(http.StatusUnprocessableEntity, codeInvalidSchema, "Invalid schema: %v", err)
 	}
 	if err := r.cfg.Compatible(c.complete, c.complete); err != nil {
@@ -69,7 +71,7 @@ func (r *Registry) incompatibilities(c candidate, versions []version, level Leve
 	var out []string
 	for _, v := range slices.Backward(versions) {
 		def := r.byID[v.id]
-		old, err := r.resolve(def.canonical, def.references)
+		old, err := r.resolve(def.text, def.references)
 		if err != nil {
 			return nil, fmt.Errorf("resolve schema %d: %w", v.id, err)
 		}
@@ -92,7 +94,7 @@ func (r *Registry) writable(name string) error {
 	if r.doubt != nil {
 		return refuse(http.StatusInternalServerError, codeStore, "Error in the backend data store: an earlier write is of unknown outcome (%v); restart the registry", r.doubt)
 	}
-	if r.mode(name) == ReadOnly {
+	if m := r.mode(name); m == ReadOnly || m == ReadOnlyOverride {
 		return refuse(http.StatusUnprocessableEntity, codeNotPermitted, "Subject %s is in read-only mode", name)
 	}
 	return nil
@@ -113,14 +115,14 @@ func (r *Registry) register(ctx context.Context, name string, req schemaRequest,
 func (r *Registry) plan(name string, req schemaRequest, normalized bool) (v schemaValue, known bool, err error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	c, err := r.prepare(req, normalized)
+	c, err := r.prepare(req, normalized || r.normalizes(name))
 	if err != nil {
 		return v, false, err
 	}
 	s := r.subjects[name]
 	live := s.live(false)
 	for _, old := range live {
-		if def := r.byID[old.id]; identityOf(def.canonical, def.references) == c.identity && (req.ID <= 0 || req.ID == old.id) {
+		if r.byID[old.id].identity == c.identity && (req.ID <= 0 || req.ID == old.id) {
 			return schemaValue{ID: old.id}, true, nil
 		}
 	}
@@ -158,7 +160,7 @@ func (r *Registry) planImport(v *schemaValue, s *subject, req schemaRequest, c c
 	if req.ID <= 0 {
 		return refuse(http.StatusUnprocessableEntity, codeNotPermitted, "Subject %s is in import mode: an id must be given", v.Subject)
 	}
-	if def := r.byID[req.ID]; def != nil && identityOf(def.canonical, def.references) != c.identity {
+	if def := r.byID[req.ID]; def != nil && def.identity != c.identity {
 		return refuse(http.StatusUnprocessableEntity, codeNotPermitted, "Overwrite new schema with id %d is not permitted", req.ID)
 	}
 	v.ID = req.ID
@@ -207,13 +209,14 @@ func (r *Registry) planDeletion(name string, permanent bool) (numbers []int, cha
 		return numbers, changes, nil
 	}
 	for _, v := range live {
-		if ids := r.referrers(name, v.number); len(ids) > 0 {
+		if ids := r.referrers(name, v.number, false); len(ids) > 0 {
 			return nil, nil, referenced(name, v.number, ids)
 		}
 		numbers = append(numbers, v.number)
 	}
 	changes = append(changes, change{subjectKey(keyDeleteSubject, name), deleteValue{name, live[len(live)-1].number}})
-	if _, set := r.levels[name]; set {
+	_, level := r.levels[name]
+	if _, set := r.normal[name]; set || level {
 		changes = append(changes, change{key: subjectKey(keyConfig, name)})
 	}
 	if _, set := r.modes[name]; set {
@@ -243,7 +246,7 @@ func (r *Registry) planVersionDeletion(name, which string, permanent bool) (int,
 	if err := r.writable(name); err != nil {
 		return 0, nil, err
 	}
-	if ids := r.referrers(name, v.number); len(ids) > 0 {
+	if ids := r.referrers(name, v.number, false); len(ids) > 0 {
 		return 0, nil, referenced(name, v.number, ids)
 	}
 	if permanent {
@@ -261,21 +264,49 @@ func (r *Registry) planVersionDeletion(name, which string, permanent bool) (int,
 	})}, nil
 }
 
-// setLevel sets or, with "", resets the level of a subject ("": the global one).
-func (r *Registry) setLevel(ctx context.Context, name string, level Level) error {
+// setConfig sets what is given of a subject's configuration ("": of the global one); the rest stays. It returns what holds then.
+func (r *Registry) setConfig(ctx context.Context, name string, given configValue) (configValue, error) {
 	r.write.Lock()
 	defer r.write.Unlock()
 	r.mu.RLock()
 	err := r.writable(name)
+	value, _ := r.config(name)
 	r.mu.RUnlock()
 	if err != nil {
-		return err
+		return value, err
 	}
-	c := change{key: subjectKey(keyConfig, name)}
-	if level != "" {
-		c.value = configValue{level}
+	if given.Level != "" {
+		value.Level = given.Level
 	}
-	return r.commit(ctx, c)
+	if given.Normalize != nil {
+		value.Normalize = given.Normalize
+	}
+	return value, r.commit(ctx, change{subjectKey(keyConfig, name), value})
+}
+
+// resetConfig removes the configuration of a subject ("": the global one), and returns what it was; set is false where there was none.
+func (r *Registry) resetConfig(ctx context.Context, name string) (value configValue, set bool, err error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	r.mu.RLock()
+	value, set = r.config(name)
+	err = r.writable(name)
+	r.mu.RUnlock()
+	if err != nil || !set {
+		return value, set, err
+	}
+	return value, true, r.commit(ctx, change{key: subjectKey(keyConfig, name)})
+}
+
+// config returns what was set for a subject itself ("": globally). The caller holds r.mu.
+func (r *Registry) config(name string) (value configValue, set bool) {
+	level, leveled := r.levels[name]
+	value.Level = level
+	normalize, normalized := r.normal[name]
+	if normalized {
+		value.Normalize = &normalize
+	}
+	return value, leveled || normalized
 }
 
 // setMode sets or, with "", resets the mode of a subject ("": the global one).

@@ -10,12 +10,22 @@
 //
 //  1. An id names one schema for ever, also after the subject that it was registered under was deleted for good: records
 //     that carry the id may still exist.
-//  2. The same schema text with the same references has the same id in every subject. Texts are compared after
-//     insignificant white space is removed.
+//  2. The same schema with the same references has the same id in every subject, however it is written: the order of keys, white space, the
+//     notation of namespaces and what Avro assumes anyway make no difference, since a Java program sends a schema as its parser prints it and a
+//     Python program as the file has it. Documentation, defaults, aliases and properties do make one. The text that is given back is the one that
+//     was registered first; with normalize=true, or that configured for the subject, it is the canonical one.
 //  3. Versions of a subject rise by one and are not used twice.
 //  4. A version that is incompatible with what the subject's level asks for is never registered. Levels mean: BACKWARD,
 //     the new schema reads data of the latest version; FORWARD, the latest version reads data of the new schema; FULL,
 //     both; with _TRANSITIVE the same against every version; NONE, no check.
 //
-// Schemas in other languages than Avro are refused. The Avro library itself is handed in as [Config.Compatible].
+// # What differs from Confluent's registry
+//
+// Schemas in other languages than Avro, contexts other than the default one, metadata, rules, tags, associations and GUIDs are refused: with an
+// error, not ignored. A version number is not used again after the subject was deleted for good. Fields of a request that are not known are an error
+// unless they are null.
+//
+// internal/apicurio holds this registry against another implementation of the same interface.
+//
+// The Avro library itself is handed in as [Config.Compatible].
 package registry

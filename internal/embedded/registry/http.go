@@ -7,9 +7,11 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,6 +21,9 @@ const appendTimeout = 30 * time.Second
 
 // contentType is the media type of every answer.
 const contentType = "application/vnd.schemaregistry.v1+json"
+
+// apiVersion is the version of Confluent's registry whose interface this is.
+const apiVersion = "7.9.0"
 
 // endpoint answers a request with a value to encode, or an error.
 type endpoint func(*request) (any, error)
@@ -31,10 +36,15 @@ type request struct {
 	body  []byte
 }
 
-func (q *request) subject() string { return q.http.PathValue("subject") }
+// subject is the subject in the path. There is one context, the default one, which may be named before it.
+func (q *request) subject() string {
+	return strings.TrimPrefix(q.http.PathValue("subject"), defaultContext)
+}
 
-// flag reads a boolean parameter, which defaults to false.
-func (q *request) flag(name string) bool { return q.query.Get(name) == "true" }
+const defaultContext = ":.:"
+
+// flag reads a boolean parameter, which defaults to false. Some clients write True.
+func (q *request) flag(name string) bool { return strings.EqualFold(q.query.Get(name), "true") }
 
 // number reads a non-negative number, or def.
 func (q *request) number(name string, def int) (int, error) {
@@ -49,9 +59,9 @@ func (q *request) number(name string, def int) (int, error) {
 	return n, nil
 }
 
-// decode reads the body, strictly: a field that is not known would not be honoured.
+// decode reads the body, strictly: a field that is not known would not be honoured. One that is null asks for nothing.
 func (q *request) decode(into any) error {
-	dec := json.NewDecoder(bytes.NewReader(q.body))
+	dec := json.NewDecoder(bytes.NewReader(withoutNulls(q.body)))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)
 	if err == nil {
@@ -61,6 +71,20 @@ func (q *request) decode(into any) error {
 		err = errors.New("something follows the JSON object")
 	}
 	return refuse(http.StatusUnprocessableEntity, http.StatusUnprocessableEntity, "Request body: %v", err)
+}
+
+// withoutNulls returns an object without its fields that are null, and anything else as it is.
+func withoutNulls(body []byte) []byte {
+	var fields map[string]json.RawMessage
+	if !bytes.Contains(body, []byte("null")) || json.Unmarshal(body, &fields) != nil || fields == nil {
+		return body
+	}
+	maps.DeleteFunc(fields, func(_ string, v json.RawMessage) bool { return string(v) == "null" })
+	out, err := json.Marshal(fields)
+	if err != nil {
+		return body
+	}
+	return out
 }
 
 // Handler returns the registry's HTTP interface.
@@ -78,10 +102,14 @@ func (r *Registry) Handler() http.Handler {
 func (r *Registry) routes() map[string]endpoint {
 	return map[string]endpoint{
 		"GET /{$}":           func(*request) (any, error) { return struct{}{}, nil },
+		"POST /{$}":          func(*request) (any, error) { return struct{}{}, nil },
 		"GET /contexts":      func(*request) (any, error) { return []string{"."}, nil },
 		"GET /schemas/types": func(*request) (any, error) { return []string{"AVRO"}, nil },
 		"GET /v1/metadata/id": func(*request) (any, error) {
 			return map[string]any{"id": "", "scope": map[string]any{"path": []string{}}}, nil
+		},
+		"GET /v1/metadata/version": func(*request) (any, error) {
+			return map[string]string{"version": apiVersion, "commitId": ""}, nil
 		},
 		"GET /schemas":                   r.getSchemas,
 		"GET /schemas/ids/{id}":          r.getByID,
@@ -92,6 +120,7 @@ func (r *Registry) routes() map[string]endpoint {
 		"GET /subjects":                                             r.getSubjects,
 		"POST /subjects/{subject}":                                  r.postLookup,
 		"DELETE /subjects/{subject}":                                r.deleteSubjectEndpoint,
+		"GET /subjects/{subject}/metadata":                          r.getMetadata,
 		"GET /subjects/{subject}/versions":                          r.getVersions,
 		"POST /subjects/{subject}/versions":                         r.postVersion,
 		"GET /subjects/{subject}/versions/{version}":                r.getVersion,
@@ -119,7 +148,12 @@ func (r *Registry) routes() map[string]endpoint {
 // serve reads the request and writes the answer.
 func (r *Registry) serve(e endpoint) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
-		answer, err := r.handle(e, hr, w)
+		media, err := negotiate(hr)
+		w.Header().Set("Content-Type", media)
+		var answer any
+		if err == nil {
+			answer, err = r.handle(e, hr, w)
+		}
 		if err != nil {
 			f := asFault(err)
 			if f.status >= http.StatusInternalServerError {
@@ -166,7 +200,6 @@ func (r *Registry) respond(w http.ResponseWriter, status int, answer any) {
 		}
 		body = b.Bytes()
 	}
-	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {

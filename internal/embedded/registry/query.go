@@ -22,24 +22,36 @@ func (r *Registry) describe(name string, v version) subjectSchema {
 	return subjectSchema{Subject: name, Version: v.number, ID: v.id, References: def.references, Schema: def.text}
 }
 
-// lookupVersion finds a version by number, "latest" or -1. The caller holds r.mu.
-func (r *Registry) lookupVersion(name, which string, withDeleted bool) (*version, error) {
-	s := r.subjects[name]
-	if len(s.live(true)) == 0 {
-		return nil, subjectNotFound(name)
-	}
+// latest is the number under which the newest version is asked for.
+const latest = -1
+
+// parseVersion reads the number of a version, "latest" or -1.
+func parseVersion(which string) (int, error) {
 	if which == "latest" || which == "-1" {
-		if v := s.latest(withDeleted && len(s.live(false)) == 0); v != nil {
-			return v, nil
-		}
-		return nil, subjectNotFound(name)
+		return latest, nil
 	}
 	number, err := strconv.ParseInt(which, 10, 32)
 	if err != nil || number < 1 {
-		return nil, refuse(http.StatusUnprocessableEntity, codeInvalidVersion,
+		return 0, refuse(http.StatusUnprocessableEntity, codeInvalidVersion,
 			"The specified version '%s' is not a valid version id. Allowed values are between [1, 2^31-1] and the string \"latest\"", which)
 	}
-	v := s.find(int(number))
+	return int(number), nil
+}
+
+// lookupVersion finds a version by number, "latest" or -1. The caller holds r.mu.
+func (r *Registry) lookupVersion(name, which string, withDeleted bool) (*version, error) {
+	number, err := parseVersion(which)
+	if err != nil {
+		return nil, err
+	}
+	s := r.subjects[name]
+	if len(s.live(withDeleted)) == 0 {
+		return nil, subjectNotFound(name)
+	}
+	if number == latest {
+		return s.latest(withDeleted && len(s.live(false)) == 0), nil
+	}
+	v := s.find(number)
 	if v == nil || v.deleted && !withDeleted {
 		return nil, versionNotFound(which)
 	}
@@ -66,18 +78,12 @@ func (r *Registry) getByID(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := map[string]any{"schema": def.text}
-	switch format := q.query.Get("format"); format {
-	case "":
-		if len(def.references) > 0 {
-			answer["references"] = def.references
-		}
-	case "resolved":
-		if answer["schema"], err = r.resolve(def.text, def.references); err != nil {
-			return nil, err
-		}
-	default:
-		return nil, refuse(http.StatusBadRequest, http.StatusBadRequest, "Parameter format is %q: resolved, or nothing, is expected", format)
+	answer := map[string]any{}
+	if answer["schema"], err = r.formatted(q, def); err != nil {
+		return nil, err
+	}
+	if len(def.references) > 0 {
+		answer["references"] = def.references
 	}
 	if q.flag("fetchMaxId") {
 		answer["maxId"] = r.maxID
@@ -92,7 +98,27 @@ func (r *Registry) getTextByID(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return raw(def.text), nil
+	text, err := r.formatted(q, def)
+	return raw(text), err
+}
+
+// formatted returns the text of a schema in the format that was asked for: as it is, or with the references put into it. The caller holds r.mu.
+func (r *Registry) formatted(q *request, def *definition) (string, error) {
+	switch format := q.query.Get("format"); format {
+	case "":
+		return def.text, nil
+	case "resolved":
+		return r.resolve(def.text, def.references)
+	default:
+		return "", refuse(http.StatusBadRequest, http.StatusBadRequest, "Parameter format is %q: resolved, or nothing, is expected", format)
+	}
+}
+
+// answerVersion describes a version in the format that was asked for. The caller holds r.mu.
+func (r *Registry) answerVersion(q *request, v version) (answer subjectSchema, err error) {
+	answer = r.describe(q.subject(), v)
+	answer.Schema, err = r.formatted(q, r.byID[v.id])
+	return answer, err
 }
 
 // users returns the versions that carry the id in the path, by subject and number.
@@ -195,12 +221,16 @@ func (r *Registry) getSubjects(q *request) (any, error) {
 func (r *Registry) getVersions(q *request) (any, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	numbers := []int{}
-	for _, v := range r.subjects[q.subject()].live(q.flag("deleted")) {
-		numbers = append(numbers, v.number)
-	}
-	if len(numbers) == 0 {
+	only := q.flag("deletedOnly")
+	all := r.subjects[q.subject()].live(only || q.flag("deleted"))
+	if len(all) == 0 {
 		return nil, subjectNotFound(q.subject())
+	}
+	numbers := []int{}
+	for _, v := range all {
+		if v.deleted || !only {
+			numbers = append(numbers, v.number)
+		}
 	}
 	return window(q, numbers)
 }
@@ -212,7 +242,21 @@ func (r *Registry) getVersion(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.describe(q.subject(), *v), nil
+	return r.answerVersion(q, *v)
+}
+
+// getMetadata finds the latest version with some metadata: no schema here has any.
+func (r *Registry) getMetadata(q *request) (any, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	v, err := r.lookupVersion(q.subject(), "latest", q.flag("deleted"))
+	if err != nil {
+		return nil, err
+	}
+	if len(q.query["key"]) > 0 {
+		return nil, refuse(http.StatusNotFound, codeSchemaNotFound, "Schema not found")
+	}
+	return r.answerVersion(q, *v)
 }
 
 func (r *Registry) getVersionText(q *request) (any, error) {
@@ -222,17 +266,18 @@ func (r *Registry) getVersionText(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return raw(r.byID[v.id].text), nil
+	text, err := r.formatted(q, r.byID[v.id])
+	return raw(text), err
 }
 
 func (r *Registry) getReferencedBy(q *request) (any, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	v, err := r.lookupVersion(q.subject(), q.http.PathValue("version"), q.flag("deleted"))
+	v, err := r.lookupVersion(q.subject(), q.http.PathValue("version"), true)
 	if err != nil {
 		return nil, err
 	}
-	return r.referrers(q.subject(), v.number), nil
+	return window(q, r.referrers(q.subject(), v.number, q.flag("deleted")))
 }
 
 // postLookup finds a schema in a subject.
@@ -243,17 +288,17 @@ func (r *Registry) postLookup(q *request) (any, error) {
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	c, err := r.prepare(req, q.flag("normalize") || r.normalizes(q.subject()))
+	if err != nil {
+		return nil, err
+	}
 	versions := r.subjects[q.subject()].live(q.flag("deleted"))
 	if len(versions) == 0 {
 		return nil, subjectNotFound(q.subject())
 	}
-	c, err := r.prepare(req, q.flag("normalize"))
-	if err != nil {
-		return nil, err
-	}
 	for _, v := range slices.Backward(versions) {
-		if def := r.byID[v.id]; identityOf(def.canonical, def.references) == c.identity {
-			return r.describe(q.subject(), v), nil
+		if r.byID[v.id].identity == c.identity {
+			return r.answerVersion(q, v)
 		}
 	}
 	return nil, refuse(http.StatusNotFound, codeSchemaNotFound, "Schema not found")

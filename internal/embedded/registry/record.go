@@ -39,7 +39,8 @@ type schemaValue struct {
 }
 
 type configValue struct {
-	Level Level `json:"compatibilityLevel"`
+	Level     Level `json:"compatibilityLevel,omitempty"`
+	Normalize *bool `json:"normalize,omitempty"`
 }
 
 type modeValue struct {
@@ -132,11 +133,12 @@ func (r *Registry) Load(key, value []byte) error {
 		}
 		return decodeInto(value, func(v schemaValue) error { return r.applySchema(v) })
 	case keyConfig:
+		delete(r.levels, name)
+		delete(r.normal, name)
 		if tombstone {
-			delete(r.levels, name)
 			return nil
 		}
-		return decodeInto(value, func(v configValue) error { r.levels[name] = v.Level; return nil })
+		return decodeInto(value, func(v configValue) error { r.applyConfig(name, v); return nil })
 	case keyMode:
 		if tombstone {
 			delete(r.modes, name)
@@ -169,17 +171,17 @@ func decodeInto[T any](raw []byte, apply func(T) error) error {
 }
 
 func (r *Registry) applySchema(v schemaValue) error {
-	canonical, err := canonicalize(v.Schema)
+	text, err := compact(v.Schema)
 	if err != nil {
 		return fmt.Errorf("read registry record of subject %q version %d: %w", v.Subject, v.Version, err)
 	}
 	if v.ID <= 0 || v.Version <= 0 {
 		return fmt.Errorf("read registry record of subject %q: id %d and version %d must be positive", v.Subject, v.ID, v.Version)
 	}
+	key := identityOf(text, v.References)
 	if r.byID[v.ID] == nil {
-		r.byID[v.ID] = &definition{text: v.Schema, canonical: canonical, references: v.References}
+		r.byID[v.ID] = &definition{text: v.Schema, identity: key, references: v.References}
 	}
-	key := identityOf(canonical, v.References)
 	if _, known := r.byText[key]; !known {
 		r.byText[key] = v.ID
 	}
@@ -197,6 +199,15 @@ func (r *Registry) applySchema(v schemaValue) error {
 	s.versions = append(s.versions, version{number: v.Version, id: v.ID, deleted: v.Deleted})
 	slices.SortFunc(s.versions, func(a, b version) int { return a.number - b.number })
 	return nil
+}
+
+func (r *Registry) applyConfig(name string, v configValue) {
+	if v.Level != "" {
+		r.levels[name] = v.Level
+	}
+	if v.Normalize != nil {
+		r.normal[name] = *v.Normalize
+	}
 }
 
 // removeVersion forgets a version for good, but not what its id names (invariant 1).

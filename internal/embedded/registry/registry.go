@@ -39,18 +39,19 @@ type Registry struct {
 	mu    sync.RWMutex // guards what follows
 
 	byID     map[int]*definition
-	byText   map[string]int // canonical text and references → id
+	byText   map[string]int // identity → id
 	maxID    int
 	subjects map[string]*subject
 	levels   map[string]Level // by subject; "" is the global one
 	modes    map[string]Mode  // by subject; "" is the global one
+	normal   map[string]bool  // whether schemas are normalised unasked, by subject; "" is the global one
 	doubt    error            // an append of unknown outcome: the memory may be behind the log
 }
 
 // definition is what an id names.
 type definition struct {
 	text       string // as it was registered
-	canonical  string
+	identity   string // see identityOf
 	references []Reference
 }
 
@@ -99,9 +100,13 @@ const (
 	ReadWrite Mode = "READWRITE"
 	ReadOnly  Mode = "READONLY"
 	Import    Mode = "IMPORT" // registrations bring their id and version, and are not checked for compatibility
+	// ReadOnlyOverride, set globally, is ReadOnly for every subject, whatever its own mode is.
+	ReadOnlyOverride Mode = "READONLY_OVERRIDE"
 )
 
-func (m Mode) valid() bool { return m == ReadWrite || m == ReadOnly || m == Import }
+func (m Mode) valid() bool {
+	return m == ReadWrite || m == ReadOnly || m == Import || m == ReadOnlyOverride
+}
 
 // New returns an empty registry; [Registry.Load] fills it from the log.
 func New(cfg Config) (*Registry, error) {
@@ -128,12 +133,17 @@ func New(cfg Config) (*Registry, error) {
 		subjects: make(map[string]*subject),
 		levels:   make(map[string]Level),
 		modes:    make(map[string]Mode),
+		normal:   make(map[string]bool),
 	}, nil
 }
 
-// identityOf is the key under which equal schemas are found.
-func identityOf(canonical string, refs []Reference) string {
+// identityOf is the key under which equal schemas are found. text is compact.
+func identityOf(text string, refs []Reference) string {
 	var b strings.Builder
+	canonical, err := canonicalSchema(text)
+	if err != nil {
+		canonical = text // it is no schema, and refused or never asked for
+	}
 	b.WriteString(canonical)
 	for _, r := range refs {
 		fmt.Fprintf(&b, "\x00%s\x00%s\x00%d", r.Name, r.Subject, r.Version)
@@ -191,8 +201,19 @@ func (r *Registry) level(name string) Level {
 	return Backward
 }
 
+// normalizes returns whether schemas of a subject are normalised unasked.
+func (r *Registry) normalizes(name string) bool {
+	if own, ok := r.normal[name]; ok {
+		return own
+	}
+	return r.normal[""]
+}
+
 // mode returns the mode that holds for a subject.
 func (r *Registry) mode(name string) Mode {
+	if r.modes[""] == ReadOnlyOverride {
+		return ReadOnlyOverride
+	}
 	if m, ok := r.modes[name]; ok {
 		return m
 	}
@@ -203,11 +224,11 @@ func (r *Registry) mode(name string) Mode {
 }
 
 // referrers returns the ids of schemas in use that refer to a version of a subject, in ascending order.
-func (r *Registry) referrers(name string, number int) []int {
+func (r *Registry) referrers(name string, number int, withDeleted bool) []int {
 	used := make(map[int]bool)
 	for _, s := range r.subjects {
 		for _, v := range s.versions {
-			if !v.deleted {
+			if !v.deleted || withDeleted {
 				used[v.id] = true
 			}
 		}

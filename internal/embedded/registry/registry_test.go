@@ -201,7 +201,7 @@ func TestRefusals(t *testing.T) {
 	s.wantFault("POST", "/subjects/one/versions", body(`{"type":`), 422, 42201, "schema is not JSON")
 	s.wantFault("POST", "/subjects/one/versions", body(``), 422, 42201, "it is empty")
 	s.wantFault("POST", "/subjects/one/versions", body(`{}`, `,"schemaType":"PROTOBUF"`), 422, 42201, "Invalid schema type PROTOBUF: this registry keeps AVRO only")
-	s.wantFault("POST", "/subjects/one/versions", body(record(a), `,"ruleSet":{}`), 422, 42201, "metadata and ruleSet are not supported")
+	s.wantFault("POST", "/subjects/one/versions", body(record(a), `,"ruleSet":{}`), 422, 42201, "metadata, ruleSet and propagateSchemaTags are not supported")
 	s.wantFault("POST", "/subjects/one/versions", `{"schemas":""}`, 422, 422, `unknown field "schemas"`)
 	s.wantFault("POST", "/subjects/one/versions", `not json`, 422, 422, "Request body")
 	s.wantFault("POST", "/subjects/one/versions", body(record(a))+"{}", 422, 422, "something follows the JSON object")
@@ -285,7 +285,15 @@ func TestCompatibilityWithOneVersion(t *testing.T) {
 	if !strings.Contains(raw, "cannot read data of version 1") {
 		t.Errorf("verbose answer: %s", raw)
 	}
-	s.wantFault("POST", "/compatibility/subjects/none/versions/latest", body(record(a)), 404, 40401)
+	s.want("POST", "/compatibility/subjects/none/versions/latest", body(record(a)), 200, `{"is_compatible":true}`)
+	s.wantFault("POST", "/compatibility/subjects/none/versions/1", body(record(a)), 404, 40402)
+	s.wantFault("POST", "/compatibility/subjects/x/versions/9", body(record(a)), 404, 40402)
+	s.wantFault("POST", "/compatibility/subjects/x/versions/0", body(record(a)), 422, 42202)
+	s.wantFault("POST", "/compatibility/subjects/x/versions/1", body(`{"type":"recard"}`), 422, 42201)
+	// Who asks for reasons is told this one, too. Python's client writes True.
+	if _, raw := s.do("POST", "/compatibility/subjects/x/versions/1?verbose=True", body(`{"type":"recard"}`)); !strings.HasPrefix(raw, `{"is_compatible":false,"messages":["Invalid schema: `) {
+		t.Errorf("verbose answer for an invalid schema: %s", raw)
+	}
 	s.want("POST", "/compatibility/subjects/none/versions", body(record(a)), 200, `{"is_compatible":true}`)
 }
 

@@ -9,22 +9,13 @@ import (
 	"strings"
 )
 
-// canonicalize removes insignificant white space. The order of keys is kept: it is part of the text.
-func canonicalize(text string) (string, error) {
+// compact removes insignificant white space.
+func compact(text string) (string, error) {
 	var b bytes.Buffer
 	if err := json.Compact(&b, []byte(text)); err != nil {
 		return "", fmt.Errorf("schema is not JSON: %w", err)
 	}
 	return b.String(), nil
-}
-
-// normalize returns the text with the keys of objects sorted, so that texts that differ in that alone are equal.
-func normalize(text string) (string, error) {
-	node, err := parseJSON(text)
-	if err != nil {
-		return "", err
-	}
-	return encodeJSON(node)
 }
 
 func parseJSON(text string) (any, error) {
@@ -66,6 +57,9 @@ func (r *Registry) resolve(text string, refs []Reference) (string, error) {
 	x := &inliner{defined: make(map[string]bool), refs: make(map[string]*definition)}
 	if err := r.collect(x, refs, 0); err != nil {
 		return "", err
+	}
+	if name := x.redefined(node, "", 0); name != "" {
+		return "", fmt.Errorf("it defines %s, which a reference brings already", name)
 	}
 	if node, err = x.walk(node, "", 0); err != nil {
 		return "", err
@@ -165,6 +159,49 @@ func isNamed(o map[string]any) bool {
 	return false
 }
 
+// redefined returns the first full name that a schema defines although a reference names it, or "".
+func (x *inliner) redefined(node any, namespace string, depth int) string {
+	if depth > maxDepth {
+		return "" // the walk says so
+	}
+	var inside []any
+	switch n := node.(type) {
+	case []any:
+		inside = n
+	case map[string]any:
+		inside = append(inside, n["type"], n["items"], n["values"])
+		if name, _ := n["name"].(string); isNamed(n) {
+			namespace = namespaceOf(n, name, namespace)
+			if full := fullName(name, namespace); x.refs[full] != nil {
+				return full
+			}
+		}
+		fields, _ := n["fields"].([]any)
+		for _, f := range fields {
+			if field, ok := f.(map[string]any); ok {
+				inside = append(inside, field["type"])
+			}
+		}
+	}
+	for _, part := range inside {
+		if name := x.redefined(part, namespace, depth+1); name != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// namespaceOf returns the namespace that a named type is in, and what it holds.
+func namespaceOf(o map[string]any, name, enclosing string) string {
+	if i := strings.LastIndexByte(name, '.'); i >= 0 {
+		return name[:i]
+	}
+	if given, ok := o["namespace"].(string); ok {
+		return given
+	}
+	return enclosing
+}
+
 func (x *inliner) object(o map[string]any, namespace string, depth int) (any, error) {
 	var err error
 	switch o["type"] {
@@ -180,11 +217,7 @@ func (x *inliner) object(o map[string]any, namespace string, depth int) (any, er
 		return o, err
 	}
 	name, _ := o["name"].(string)
-	if i := strings.LastIndexByte(name, '.'); i >= 0 {
-		namespace = name[:i]
-	} else if ns, ok := o["namespace"].(string); ok {
-		namespace = ns
-	}
+	namespace = namespaceOf(o, name, namespace)
 	full := fullName(name, namespace)
 	if x.defined[full] {
 		return full, nil // several references may bring the same definition
