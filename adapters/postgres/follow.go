@@ -49,8 +49,10 @@ func (w *worker) follow(ctx context.Context) error {
 			return err
 		}
 	}
-	// Nobody of an earlier term sends this node anything from here on.
-	if err := w.revoke(ctx); err != nil {
+	// Nobody of an earlier term sends this node anything from here on. A standby whose end of WAL is known was cut off before.
+	if w.known != nil && !w.op.WasPrimary {
+		w.end = w.known
+	} else if err := w.revoke(ctx); err != nil {
 		return err
 	}
 	err := w.attach(ctx, w.end)

@@ -26,8 +26,8 @@ func (w *worker) fence(ctx context.Context) error {
 		if p.StopTimeoutMs > 0 {
 			budget = time.Duration(p.StopTimeoutMs) * time.Millisecond
 		}
-		// The promise is made: it is kept whatever overtakes this operation.
-		if err := w.stopServer(context.WithoutCancel(ctx), server.ModeFast, budget); err != nil {
+		// The promise is made: it is kept whatever overtakes this operation. The end of WAL is found below.
+		if err := w.halt(context.WithoutCancel(ctx), server.ModeFast, budget); err != nil {
 			return err
 		}
 	}
@@ -73,22 +73,19 @@ func (w *worker) promote(ctx context.Context) error {
 			return err
 		}
 	}
-	pulse, err := w.observer.Pulse(ctx)
-	if err != nil {
-		return err
-	}
-	if pulse.Role == schemas.NodeRolePrimary {
-		// An earlier attempt has come further than it could tell.
-		if err := w.pass(guard.DoorOpen, p.Timeline); err != nil {
-			return err
-		}
-		return nil
-	}
 	switch {
 	case w.end != nil: // found while it was started
 	case w.known != nil:
 		w.end = w.known // cut off before, and nothing was written since
 	default:
+		pulse, err := w.observer.Pulse(ctx)
+		if err != nil {
+			return err
+		}
+		if pulse.Role == schemas.NodeRolePrimary {
+			// An earlier attempt has come further than it could tell.
+			return w.pass(guard.DoorOpen, p.Timeline)
+		}
 		if err := w.revoke(ctx); err != nil {
 			return err
 		}

@@ -193,18 +193,27 @@ func (a *Agent) crashed(ctx context.Context, start int64, exit server.Exit) {
 
 // stopServer stops the server if it runs, and finds the end of its WAL.
 func (w *worker) stopServer(ctx context.Context, mode server.Mode, budget time.Duration) error {
-	if w.instance.Running() {
-		w.tellStatus(schemas.PostmasterStatusStopping, nil)
-		stopped, err := w.instance.Stop(ctx, server.StopOptions{Mode: mode, SmartBudget: budget, FastBudget: budget})
-		if err != nil {
-			return err
-		}
-		exit := exitOf(stopped.Exit, true)
-		w.tellStatus(schemas.PostmasterStatusStopped, &exit)
+	if err := w.halt(ctx, mode, budget); err != nil {
+		return err
 	}
 	if w.instance.Initialized() {
 		w.end = w.walEnd(context.WithoutCancel(ctx))
 	}
+	return nil
+}
+
+// halt stops the server if it runs.
+func (w *worker) halt(ctx context.Context, mode server.Mode, budget time.Duration) error {
+	if !w.instance.Running() {
+		return nil
+	}
+	w.tellStatus(schemas.PostmasterStatusStopping, nil)
+	stopped, err := w.instance.Stop(ctx, server.StopOptions{Mode: mode, SmartBudget: budget, FastBudget: budget})
+	if err != nil {
+		return err
+	}
+	exit := exitOf(stopped.Exit, true)
+	w.tellStatus(schemas.PostmasterStatusStopped, &exit)
 	return nil
 }
 

@@ -18,11 +18,13 @@ import (
 const (
 	// writePause is how long the writer rests between two commits.
 	writePause = 2 * time.Millisecond
-	// attemptTimeout bounds one attempt to connect or to commit. A commit that hangs on a fenced primary ends here; pgx closes the
-	// connection then and sends no cancel request, because a cancelled wait for a synchronous standby reports success.
+	// attemptTimeout bounds one attempt to connect or to commit. A commit that hangs on a fenced primary ends here. pgx gives the
+	// connection up and sends a cancel request after it; that a cancelled wait for a synchronous standby reports success is heard by nobody
+	// any more: the attempt has failed.
 	attemptTimeout = 500 * time.Millisecond
-	// retryPause is how long the writer rests after a failed attempt.
-	retryPause = 5 * time.Millisecond
+	// retryPause is how long the writer rests after a failed attempt. An attempt authenticates at each server that answers, so without a
+	// rest the writer alone would keep a core busy that the servers need to come back.
+	retryPause = 10 * time.Millisecond
 )
 
 // writer commits one row after the other through a multi-host connection string and remembers exactly which commits the server

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/regent-infra/regent/adapters/postgres/control"
+	"github.com/regent-infra/regent/adapters/postgres/wal"
 	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/secret"
 )
@@ -53,6 +54,8 @@ type Instance struct {
 	// What follows is guarded by operation.
 	moment     map[string]string // settings that depend on role and moment
 	clientsCut bool
+	// drained is how far a standby that drains had replayed when it began to; 0 if it does not.
+	drained wal.LSN
 
 	// mu guards what follows; it is held while a postmaster is forked.
 	mu       sync.Mutex

@@ -141,10 +141,12 @@ func (i *Instance) RevokeUpstream(ctx context.Context) (Position, error) {
 		return Position{}, err
 	}
 	defer i.release()
+	replayed := i.drained
+	i.drained = 0
 	if err := i.revoke(ctx); err != nil {
 		return Position{}, fmt.Errorf("revoke the upstream of %s: %w", i.config.DataDir, err)
 	}
-	position, err := i.position(ctx)
+	position, err := i.position(ctx, replayed)
 	if err != nil {
 		return Position{}, fmt.Errorf("revoke the upstream of %s: it is cut off, but its position is unknown: %w", i.config.DataDir, err)
 	}
@@ -217,6 +219,8 @@ func (i *Instance) beginDrain(ctx context.Context) ([]process, error) {
 	if err != nil {
 		return nil, nil //nolint:nilerr // a server that does not run receives nothing
 	}
+	// Asked for now, while there is time: from here on a record boundary, whatever is replayed later.
+	i.drained = i.replayed(ctx)
 	all, err := processes(i.config.DataDir)
 	if err != nil {
 		return nil, err
@@ -275,7 +279,7 @@ func (i *Instance) endReceivers(ctx context.Context) error {
 // WAL flows in it is a lower bound.
 func (i *Instance) Position(ctx context.Context) (Position, error) {
 	began := i.config.Clock.Now()
-	position, err := i.position(ctx)
+	position, err := i.position(ctx, 0)
 	if err != nil {
 		return Position{}, fmt.Errorf("find the end of WAL of %s: %w", i.config.DataDir, err)
 	}
@@ -286,17 +290,16 @@ func (i *Instance) Position(ctx context.Context) (Position, error) {
 // replayTimeout bounds asking a server where replay is: it only saves reading from the last checkpoint.
 const replayTimeout = 250 * time.Millisecond
 
-func (i *Instance) position(ctx context.Context) (Position, error) {
+// position searches from where the server has replayed, which is asked for unless it is known.
+func (i *Instance) position(ctx context.Context, replayed wal.LSN) (Position, error) {
 	data, err := i.Control()
 	if err != nil {
 		return Position{}, err
 	}
-	start := data.Redo
-	if i.Running() {
-		if replayed, ok := i.replayed(ctx); ok && replayed > start {
-			start = replayed
-		}
+	if replayed == 0 && i.Running() {
+		replayed = i.replayed(ctx)
 	}
+	start := max(data.Redo, replayed)
 	config := wal.EndConfig{
 		Dir: i.WALDir(), SegmentSize: data.SegmentSize, Start: start, Known: data.Redo,
 		Timeline: data.Timeline, MinRecovery: data.MinRecovery, MinTimeline: data.MinRecoveryLine, SystemIdentifier: data.SystemIdentifier,
@@ -313,8 +316,8 @@ func (i *Instance) position(ctx context.Context) (Position, error) {
 	return Position{End: end.LSN, Timeline: end.Timeline, History: end.History, SystemIdentifier: data.SystemIdentifier}, nil
 }
 
-// replayed asks a running standby for the end of the last record that it has applied, a known record boundary.
-func (i *Instance) replayed(ctx context.Context) (wal.LSN, bool) {
+// replayed asks a running standby for the end of the last record that it has applied, a known record boundary; 0 if it does not say.
+func (i *Instance) replayed(ctx context.Context) wal.LSN {
 	ctx, cancel := context.WithTimeout(ctx, replayTimeout)
 	defer cancel()
 	var lsn wal.LSN
@@ -326,5 +329,8 @@ func (i *Instance) replayed(ctx context.Context) (wal.LSN, bool) {
 		lsn, err = wal.ParseLSN(text)
 		return err
 	})
-	return lsn, err == nil && lsn != 0
+	if err != nil {
+		return 0
+	}
+	return lsn
 }
