@@ -19,7 +19,7 @@ func (p *plane) embeddedStack() lifecycle.Service {
 		if err != nil {
 			return nil, err
 		}
-		stack, err = embedded.Open(ctx, embedded.Config{
+		config := embedded.Config{
 			Dir:                 filepath.Join(p.config.Data.Dir, embeddedDir),
 			BrokerListen:        p.config.Listen.Broker,
 			BrokerAdvertise:     p.config.Listen.BrokerAdvertise,
@@ -33,8 +33,12 @@ func (p *plane) embeddedStack() lifecycle.Service {
 			Clock:             p.clock,
 			RetentionInterval: p.config.Embedded.RetentionInterval,
 			MinFreeBytes:      minFree(int64(p.config.Embedded.MinFree)),
-		})
-		if err != nil {
+		}
+		if p.offline { // nobody finds it, and it leaves the log as it is
+			config.BrokerListen, config.BrokerAdvertise, config.RegistryListen = anyPort, "", anyPort
+			config.CompactionBudget = -1
+		}
+		if stack, err = embedded.Open(ctx, config); err != nil {
 			return nil, err
 		}
 		p.brokers, p.registryURL = stack.Brokers(), stack.RegistryURL()

@@ -46,6 +46,8 @@ type plane struct {
 	roles   []string
 	// embedded says that broker and registry are part of the process.
 	embedded bool
+	// offline says that the process works on what a stopped server has left.
+	offline  bool
 	started  time.Time
 	instance string
 
@@ -153,21 +155,29 @@ func (p *plane) topics() lifecycle.Service {
 				return nil, err
 			}
 		}
-		if err := p.codec.Prepare(ctx, p.set.Names()...); err != nil {
-			if errors.Is(err, avrocodec.ErrNotRegistered) {
-				return nil, fmt.Errorf("%w; run: regent topics apply", err)
-			}
-			return nil, err
-		}
-		return nil, nil //nolint:nilnil // nothing can fail once it is done
+		return nil, p.prepareCodec(ctx)
 	}, func(context.Context) error { return nil })
+}
+
+// prepareCodec checks that all schemas are registered.
+func (p *plane) prepareCodec(ctx context.Context) error {
+	err := p.codec.Prepare(ctx, p.set.Names()...)
+	if errors.Is(err, avrocodec.ErrNotRegistered) {
+		return fmt.Errorf("%w; run: regent topics apply", err)
+	}
+	return err
+}
+
+func (p *plane) storeOptions() pebblestore.Options {
+	return pebblestore.Options{
+		Dir: filepath.Join(p.config.Data.Dir, storeDir), CacheBytes: int64(p.config.Process.CacheSize) / 2, Logger: p.logger,
+	}
 }
 
 // stateStore opens the store of the processors.
 func (p *plane) stateStore() lifecycle.Service {
 	return service("state store", func(context.Context) (<-chan struct{}, error) {
-		cache := int64(p.config.Process.CacheSize)
-		store, err := pebblestore.Open(pebblestore.Options{Dir: filepath.Join(p.config.Data.Dir, storeDir), CacheBytes: cache / 2, Logger: p.logger})
+		store, err := pebblestore.Open(p.storeOptions())
 		if err != nil {
 			return nil, err
 		}

@@ -39,6 +39,8 @@ type environment struct {
 	ConfigHome string
 	// Clock tells the time; nil means the machine's.
 	Clock clock.Clock
+	// Reached, where set, hears of the points of long work that tests kill the process at.
+	Reached func(point string)
 }
 
 func configHome() string {
@@ -54,6 +56,9 @@ func run(ctx context.Context, args []string, env environment) int {
 	a := &app{env: env, clock: env.Clock}
 	if a.clock == nil {
 		a.clock = clock.System{}
+	}
+	if a.env.Reached == nil {
+		a.env.Reached = func(string) {}
 	}
 	root := a.root()
 	root.SetArgs(args)

@@ -28,6 +28,9 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
+		if point := os.Getenv(killEnv); point != "" {
+			killAt(point)
+		}
 		main()
 	}
 	flag.Parse()
@@ -57,6 +60,14 @@ func regentEnv(t *testing.T, environ []string, stdin string, args ...string) res
 	code := run(t.Context(), args, environment{
 		Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs, Environ: environ, Clock: fixedClock{},
 	})
+	return result{code, out.String(), errs.String()}
+}
+
+// regentNow runs a command line in this process, by the machine's clock.
+func regentNow(t *testing.T, args ...string) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code := run(t.Context(), args, environment{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs})
 	return result{code, out.String(), errs.String()}
 }
 

@@ -50,9 +50,15 @@ func (l *lockedBuffer) String() string {
 // launch starts a regent command.
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
+	return launchWith(t, nil, args...)
+}
+
+// launchWith starts a regent command with more in its environment.
+func launchWith(t *testing.T, environ []string, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, done: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
-	p.cmd.Env = append(os.Environ(), childEnv+"=1")
+	p.cmd.Env = append(append(os.Environ(), childEnv+"=1"), environ...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

@@ -51,7 +51,7 @@ var faults = []act{
 // finale is done once.
 var finale = []act{
 	{"the control plane is killed with SIGKILL, and recovers", (*play).controlPlaneLoss},
-	{"the state is rebuilt from the topics, and compared", (*play).rebuild},
+	{"the control plane is stopped, its state is rebuilt from the topics, and compared", (*play).rebuild},
 }
 
 // perform runs all rounds of the faults, then the finale.
@@ -222,16 +222,39 @@ func (p *play) controlPlaneLoss(ctx context.Context, _ int) (result, error) {
 	return result{Act: "control plane killed", Measure: "back in service", Took: took, Detail: "longest pause of the writer " + ms(gap)}, nil
 }
 
-// rebuild folds the state anew from the topics and compares it with the running one.
+// rebuild stops the control plane, makes its state anew from the topics, and compares what runs then with them.
 func (p *play) rebuild(ctx context.Context, _ int) (result, error) {
 	act, cancel := context.WithTimeout(ctx, actTimeout)
 	defer cancel()
+	if err := p.stack.control.Signal(syscall.SIGTERM); err != nil {
+		return result{}, err
+	}
+	if err := p.stack.control.Wait(act); err != nil {
+		return result{}, err
+	}
 	at := p.clock.Now()
-	detail, err := p.stack.rebuild(act)
+	told, err := p.stack.rebuild(act)
 	if err != nil {
 		return result{}, err
 	}
-	return result{Act: "rebuild", Measure: "rebuilt in", Took: p.clock.Now().Sub(at), Detail: detail}, nil
+	took := p.clock.Now().Sub(at)
+	for _, line := range told {
+		p.audience.say("%s", line)
+	}
+	if err := p.stack.control.Start(p.stack.spawner); err != nil {
+		return result{}, err
+	}
+	if err := p.stack.waitControlPlane(act); err != nil {
+		return result{}, err
+	}
+	if err := p.settle(ctx); err != nil {
+		return result{}, err
+	}
+	detail, err := p.stack.verify(act)
+	if err != nil {
+		return result{}, err
+	}
+	return result{Act: "rebuild", Measure: "rebuilt in", Took: took, Detail: detail}, nil
 }
 
 // tell prints the explanation of the last workflow of a kind.

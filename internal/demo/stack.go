@@ -57,7 +57,7 @@ func newStack(dir, executable string, nodes int, logLevel string) (*stack, error
 	s.control = &childprocess.Process{
 		Name: "regent up", Executable: executable, Log: filepath.Join(dir, "control-plane.log"),
 		Args: []string{
-			"up", "--data-dir", filepath.Join(dir, "control-plane"), "--broker-listen", s.broker, "--registry-listen", s.registry,
+			"up", "--data-dir", s.controlDir(), "--broker-listen", s.broker, "--registry-listen", s.registry,
 			"--http-listen", s.api, "--log-level", logLevel,
 		},
 	}
@@ -104,6 +104,9 @@ func (s *stack) layoutNode(name string, port int, api, logLevel string) (node, e
 	}
 	return n, nil
 }
+
+// controlDir is the data directory of the control plane.
+func (s *stack) controlDir() string { return filepath.Join(s.dir, "control-plane") }
 
 // startAll starts the control plane and every agent.
 func (s *stack) startAll(ctx context.Context) error {

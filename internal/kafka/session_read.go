@@ -115,11 +115,14 @@ func fetchOffsets(
 	for name, id := range ids {
 		names[id] = name
 	}
+	out := map[record.TopicPartition]stream.Committed{}
 	resp, err := req.RequestWith(ctx, client)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return out, nil // it has never existed, or has expired
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := map[record.TopicPartition]stream.Committed{}
 	var failed error
 	add := func(topic string, partition int32, offset int64, metadata *string, code int16) {
 		if err := kerr.ErrorForCode(code); err != nil {
@@ -136,6 +139,9 @@ func fetchOffsets(
 		out[record.TopicPartition{Topic: topic, Partition: partition}] = c
 	}
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		if errors.Is(err, kerr.GroupIDNotFound) {
+			return out, nil
+		}
 		return nil, err
 	}
 	for _, t := range resp.Topics { // up to version 7

@@ -61,6 +61,6 @@
 // # Files
 //
 // port, definition, options: what is given. runtime, cycle, task, table, cache: the cycle. recovery, evidence, decision, redo,
-// refusal: assignment. flush, request: the store. view, status, digest, metrics: looking. rebuild, refold: making state again. position,
+// refusal: assignment. flush, request: the store. view, status, digest, metrics: looking. rebuild, refold, compare: making state again. position,
 // metadata, origin: formats. point, sabotage: for the tests.
 package stream

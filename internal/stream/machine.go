@@ -30,6 +30,9 @@ type Definition struct {
 	Tick *Tick
 	// DeadLetter builds the record that tells of an input that cannot be processed.
 	DeadLetter func(rec *record.Record, reason string, cause error) (record.Record, error)
+	// Canonical, where set, says that the state does not depend on how the inputs interleaved, and returns the part of a changelog's value
+	// that follows from them: whoever folds the inputs again gets the same. Nil: the state depends on the order in which things came.
+	Canonical func(value []byte) ([]byte, error)
 	// NewMachine makes the machine of one task. It is called once per assignment, after recovery.
 	NewMachine func(task int32) Machine
 }

@@ -76,12 +76,45 @@ func (p RebuildProgress) Rate() float64 {
 // RebuildReport is what a rebuild has made.
 type RebuildReport struct {
 	RebuildProgress
-	// Digests are those of the tables, for comparison with [Runtime.Digests] and [Refold].
-	Digests []DigestEntry
+	// Parts are the partitions of the tables, ordered by table and partition.
+	Parts []RebuiltPart
+	// Inputs are what [Refold] has folded, ordered by topic and partition; empty after [Rebuild].
+	Inputs []FoldedInput
+}
+
+// RebuiltPart is one partition of a table as it was made.
+type RebuiltPart struct {
+	// DigestEntry is for comparison with [Runtime.Digests].
+	DigestEntry
+	// Sources are the partitions of topics that it was made from, ordered. Empty after [Refold], which names inputs.
+	Sources []Source
+	// Lost says that the group has no position although the changelog has records: the part holds all of the changelog, and the next
+	// start finds the position of the inputs from the origins noted there.
+	Lost bool
+}
+
+// Source is a stretch of one partition of a topic.
+type Source struct {
+	record.TopicPartition
+	// From and End bound the stretch: offsets from From on, below End.
+	From, End int64
+}
+
+// Digests returns the digests of the parts.
+func (r *RebuildReport) Digests() []DigestEntry {
+	out := make([]DigestEntry, 0, len(r.Parts))
+	for i := range r.Parts {
+		out = append(out, r.Parts[i].DigestEntry)
+	}
+	return out
 }
 
 // Rebuild materialises the tables of every task from their redo sources, up to the group's position: no transactions, no machine,
-// sorted runs that are loaded as tables. A runtime that is started on the store then goes on where the group stands.
+// sorted runs that are loaded as tables. A runtime that is started on the store then goes on where the group stands. Instances of the
+// processor may be at work meanwhile, on stores of their own.
+//
+// A task whose position the store holds already (the store began as a checkpoint) is brought on from there, if it is a valid start: else
+// the error is a [*Refusal].
 func Rebuild(ctx context.Context, def Definition, opts RebuildOptions) (*RebuildReport, error) {
 	b, err := newRebuild(ctx, def, opts)
 	if err != nil {
@@ -110,6 +143,8 @@ type rebuild struct {
 	mu       sync.Mutex
 	progress RebuildProgress
 	last     time.Time
+	parts    []RebuiltPart
+	folded   []FoldedInput
 }
 
 func newRebuild(ctx context.Context, def Definition, opts RebuildOptions) (*rebuild, error) {
@@ -172,11 +207,39 @@ func (b *rebuild) each(ctx context.Context, do func(ctx context.Context, task in
 	return g.Wait()
 }
 
-// evidence is what an empty store finds: the plan is to redo everything.
+// eachPart runs one function for every part, some at a time.
+func (b *rebuild) eachPart(ctx context.Context, parts []RebuiltPart, do func(ctx context.Context, i int) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(b.opts.Workers)
+	for i := range parts {
+		g.Go(func() error { return do(ctx, i) })
+	}
+	return g.Wait()
+}
+
+// evidence is what a start on the store finds. Other instances may be at work, so that what K says may be beyond the bounds that were
+// taken before it was read: they are taken again.
 func (b *rebuild) evidence(ctx context.Context, task int32) (evidence, plan, error) {
 	w := gatherer{def: &b.def, session: b.session, topics: b.topics, clock: b.opts.Clock, id: task}
 	ev, err := w.gather(ctx)
 	if err != nil {
+		return ev, plan{}, err
+	}
+	s := topicPartition{Topic: b.def.Changelog, Partition: task}
+	all := slices.Collect(maps.Keys(ev.inputs))
+	if ev.hasChangelog() {
+		all = append(all, s)
+	}
+	marks, err := b.session.Watermarks(ctx, all)
+	if err != nil {
+		return ev, plan{}, err
+	}
+	ev.s = marks[s]
+	for tp, in := range ev.inputs {
+		in.marks = marks[tp]
+		ev.inputs[tp] = in
+	}
+	if ev.p, err = readPosition(b.opts.Store, b.def.Name, task); err != nil {
 		return ev, plan{}, err
 	}
 	pl, err := decide(ev)
@@ -185,24 +248,20 @@ func (b *rebuild) evidence(ctx context.Context, task int32) (evidence, plan, err
 
 func (b *rebuild) rebuildTask(ctx context.Context, task int32) error {
 	ev, pl, err := b.evidence(ctx, task)
+	if err == nil {
+		err = ev.refuseStart(&pl)
+	}
 	if err != nil {
 		return err
 	}
-	b.expect(ev, pl)
-	if name := b.def.changelogTable(); name != "" {
-		tp := topicPartition{Topic: b.def.Changelog, Partition: task}
-		if err := b.materialise(ctx, name, task, map[topicPartition]int64{tp: ev.s.High}); err != nil {
-			return err
+	parts := b.partsOf(ev, pl)
+	b.expect(parts)
+	for i := range parts {
+		work := b.materialise
+		if ev.p != nil {
+			work = b.catchUp
 		}
-	}
-	for _, decl := range b.def.Tables {
-		ends := map[topicPartition]int64{}
-		for tp, in := range ev.inputs {
-			if in.table == decl.Name {
-				ends[tp] = pl.offsets[tp]
-			}
-		}
-		if err := b.materialise(ctx, decl.Name, task, ends); err != nil {
+		if err := work(ctx, &parts[i]); err != nil {
 			return err
 		}
 	}
@@ -211,6 +270,48 @@ func (b *rebuild) rebuildTask(ctx context.Context, task int32) error {
 		return nil
 	}
 	return b.position(ev, pl)
+}
+
+// refuseStart refuses a position from which the state cannot be brought up to date.
+func (e *evidence) refuseStart(pl *plan) error {
+	for _, name := range slices.Sorted(maps.Keys(pl.rebuild)) {
+		if e.p != nil && pl.rebuild[name] && !pl.lost {
+			return e.refuse([]string{choiceScratch}, "its position is of %s, which is longer ago than the topics keep tombstones (%s): table %q may "+
+				"hold what was deleted meanwhile", e.p.StampedAt.Format(time.RFC3339), e.changelog.DeleteRetention, name)
+		}
+	}
+	if e.p != nil && pl.lost {
+		return e.refuse([]string{choiceScratch}, "the group has no position although the changelog has records, so nothing says up to where it is to be brought")
+	}
+	return nil
+}
+
+// partsOf lists what a task's tables are made from. Everything below K.out is decided: it was committed with it, or before.
+func (b *rebuild) partsOf(ev evidence, pl plan) []RebuiltPart {
+	var parts []RebuiltPart
+	for _, decl := range b.def.Tables {
+		part := RebuiltPart{DigestEntry: DigestEntry{Table: decl.Name, Partition: ev.task}, Lost: pl.lost}
+		if decl.Source == b.def.Changelog {
+			s := Source{TopicPartition: topicPartition{Topic: decl.Source, Partition: ev.task}, From: pl.redoFrom, End: pl.out}
+			if pl.lost {
+				s.From, s.End = 0, ev.s.High
+			}
+			part.Sources = append(part.Sources, s)
+		}
+		for tp, in := range ev.inputs {
+			if in.table == decl.Name {
+				part.Sources = append(part.Sources, Source{TopicPartition: tp, From: pl.tableFrom[tp], End: pl.offsets[tp]})
+			}
+		}
+		slices.SortFunc(part.Sources, func(a, b Source) int {
+			return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+		})
+		parts = append(parts, part)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.parts = append(b.parts, parts...)
+	return parts
 }
 
 // position writes P, so that a runtime goes on from K.
@@ -229,15 +330,12 @@ func (b *rebuild) position(ev evidence, pl plan) error {
 }
 
 // expect adds to what there is to do.
-func (b *rebuild) expect(ev evidence, pl plan) {
+func (b *rebuild) expect(parts []RebuiltPart) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.def.changelogTable() != "" {
-		b.progress.Total += ev.s.High
-	}
-	for tp, in := range ev.inputs {
-		if in.table != "" {
-			b.progress.Total += pl.offsets[tp]
+	for i := range parts {
+		for _, s := range parts[i].Sources {
+			b.progress.Total += max(s.End-s.From, 0)
 		}
 	}
 }
@@ -256,31 +354,58 @@ func (b *rebuild) advance(offsets, records int64, final bool) {
 	}
 }
 
-// materialise loads the latest value of every key of some partitions, each below its end, into one partition of a table. What
-// fits into a chunk is one sorted run; later runs hide earlier ones.
-func (b *rebuild) materialise(ctx context.Context, table string, task int32, ends map[topicPartition]int64) error {
-	prefix := statestore.PartitionPrefix(storeName(b.def.Name, table), task)
+// materialise loads the latest value of every key of a part's sources into one partition of a table. What fits into a chunk is one
+// sorted run; later runs hide earlier ones.
+func (b *rebuild) materialise(ctx context.Context, part *RebuiltPart) error {
+	prefix := statestore.PartitionPrefix(storeName(b.def.Name, part.Table), part.Partition)
 	run := sortedRun{prefix: prefix, latest: map[string][]byte{}}
-	for tp, end := range ends {
-		from := int64(0)
-		err := b.session.Scan(ctx, tp, 0, end, func(recs []record.Record, next int64) error {
-			for i := range recs {
-				run.add(&recs[i])
-				if run.bytes >= b.opts.ChunkBytes {
-					if err := run.load(ctx, b.opts.Store); err != nil {
-						return err
-					}
+	err := b.scan(ctx, part, func(recs []record.Record) error {
+		for i := range recs {
+			run.add(&recs[i])
+			if run.bytes >= b.opts.ChunkBytes {
+				if err := run.load(ctx, b.opts.Store); err != nil {
+					return err
 				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return run.load(ctx, b.opts.Store)
+}
+
+// catchUp applies a part's sources to what the store holds of it already.
+func (b *rebuild) catchUp(ctx context.Context, part *RebuiltPart) error {
+	g := target{store: b.opts.Store, table: storeName(b.def.Name, part.Table), task: part.Partition}
+	g.prefix = statestore.PartitionPrefix(g.table, g.task)
+	return b.scan(ctx, part, func(recs []record.Record) error {
+		var batch statestore.Batch
+		for i := range recs {
+			g.upsert(&batch, &recs[i])
+		}
+		return g.apply(&batch)
+	})
+}
+
+// scan reads the sources of a part and counts.
+func (b *rebuild) scan(ctx context.Context, part *RebuiltPart, fn func(recs []record.Record) error) error {
+	for _, s := range part.Sources {
+		from := s.From
+		err := b.session.Scan(ctx, s.TopicPartition, s.From, s.End, func(recs []record.Record, next int64) error {
+			if err := fn(recs); err != nil {
+				return err
 			}
 			b.advance(next-from, int64(len(recs)), false)
 			from = next
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("materialise %s/%d: %w", tp.Topic, tp.Partition, err)
+			return fmt.Errorf("materialise %s/%d: %w", s.Topic, s.Partition, err)
 		}
 	}
-	return run.load(ctx, b.opts.Store)
+	return nil
 }
 
 // sortedRun holds the latest values of some keys.
@@ -324,37 +449,34 @@ func (b *rebuild) report() (*RebuildReport, error) {
 	if err := b.opts.Store.Flush(); err != nil {
 		return nil, err
 	}
-	digests, err := storeDigests(b.opts.Store, &b.def, b.tasks())
-	if err != nil {
-		return nil, err
-	}
 	b.advance(0, 0, true)
-	return &RebuildReport{RebuildProgress: b.progress, Digests: digests}, nil
+	slices.SortFunc(b.parts, func(x, y RebuiltPart) int {
+		return cmp.Or(cmp.Compare(x.Table, y.Table), cmp.Compare(x.Partition, y.Partition))
+	})
+	slices.SortFunc(b.folded, func(x, y FoldedInput) int {
+		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition))
+	})
+	for i := range b.parts {
+		p := &b.parts[i]
+		d := NewDigester()
+		err := scanPart(b.opts.Store, b.def.Name, p.Table, p.Partition, func(k, v []byte) bool {
+			d.Add(k, v)
+			return true
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.Digest = d.Sum()
+	}
+	return &RebuildReport{RebuildProgress: b.progress, Parts: b.parts, Inputs: b.folded}, nil
 }
 
-// storeDigests reads all partitions of all tables of a store.
-func storeDigests(s statestore.Store, def *Definition, tasks int32) ([]DigestEntry, error) {
-	var out []DigestEntry
-	for _, name := range def.tableNames() {
-		for task := range tasks {
-			prefix := statestore.PartitionPrefix(storeName(def.Name, name), task)
-			it, err := s.Scan(prefix, statestore.PrefixEnd(prefix))
-			if err != nil {
-				return nil, err
-			}
-			d := NewDigester()
-			err = scan(it, len(prefix), nil, func(k, v []byte) bool {
-				d.Add(k, v)
-				return true
-			})
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, DigestEntry{Table: name, Partition: task, Digest: d.Sum()})
-		}
+// scanPart yields the entries of one partition of a table in a store, in key order.
+func scanPart(s statestore.Store, processor, table string, partition int32, fn func(k, v []byte) bool) error {
+	prefix := statestore.PartitionPrefix(storeName(processor, table), partition)
+	it, err := s.Scan(prefix, statestore.PrefixEnd(prefix))
+	if err != nil {
+		return err
 	}
-	slices.SortFunc(out, func(a, b DigestEntry) int {
-		return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.Partition, b.Partition))
-	})
-	return out, nil
+	return scan(it, len(prefix), nil, fn)
 }

@@ -3,6 +3,7 @@ package stream_test
 import (
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -104,10 +105,7 @@ func TestRebuildEqualsAll(t *testing.T) {
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
-	log, err := kafka.NewLog(kafka.Config{Brokers: b.addrs}, kafka.SessionConfig{InstanceID: "rebuild"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	log := b.log(t)
 	staged, err := pebblestore.Stage(pebblestore.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -131,11 +129,22 @@ func TestRebuildEqualsAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(runningDigests, rebuilt.Digests) || !slices.Equal(runningDigests, refolded.Digests) {
-		t.Fatalf("digests differ:\nrunning  %v\nrebuilt  %v\nrefolded %v", runningDigests, rebuilt.Digests, refolded.Digests)
+	if !slices.Equal(runningDigests, rebuilt.Digests()) || !slices.Equal(runningDigests, refolded.Digests()) {
+		t.Fatalf("digests differ:\nrunning  %v\nrebuilt  %v\nrefolded %v", runningDigests, rebuilt.Digests(), refolded.Digests())
 	}
 	if runningDigests[0].Entries == 0 {
 		t.Fatal("nothing was compared")
+	}
+	if n := int64(len(refolded.Inputs)); n != partitions || refolded.Inputs[1].Records != 1000 || refolded.Inputs[1].End != 1000 {
+		t.Fatalf("folded again: %+v", refolded.Inputs)
+	}
+	compareRebuilt(t, opts, staged, rebuilt, true)
+	folds, err := stream.CompareFolds(confluent(), staged, opts.Store, []int32{0, 1, 2})
+	if err != nil || len(folds) != partitions || !folds[2].Same() || folds[2].Equal != runningDigests[2].Entries {
+		t.Fatalf("folds compare as %+v, %v", folds, err)
+	}
+	if _, err := stream.CompareFolds(definition(), staged, opts.Store, []int32{0}); err == nil {
+		t.Fatal("folds of a definition that depends on the order were compared")
 	}
 	if err := staged.Promote(); err != nil {
 		t.Fatal(err)
@@ -156,6 +165,122 @@ func TestRebuildEqualsAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// confluent is the test processor as one whose state does not depend on the order of the inputs; what says so is the whole value.
+func confluent() stream.Definition {
+	d := definition()
+	d.Canonical = func(value []byte) ([]byte, error) { return value, nil }
+	return d
+}
+
+// compareRebuilt compares a store with the topics.
+func compareRebuilt(t *testing.T, opts stream.RebuildOptions, store statestore.Store, report *stream.RebuildReport, same bool) []stream.Comparison {
+	t.Helper()
+	opts.Store = store
+	out, err := stream.CompareWithTopics(t.Context(), definition(), opts, report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range out {
+		if out[i].Same() != same {
+			t.Fatalf("compared with the topics: %+v", out[i])
+		}
+	}
+	return out
+}
+
+// A comparison sees what is different, what is missing and what is too much, in the topics and in a fold.
+func TestComparisonsSeeWhatDiffers(t *testing.T) {
+	b := startBroker(t, 1)
+	store := memstore.New()
+	in := b.start(t, "a", store)
+	for i := range 40 {
+		b.send(t, factRecord(0, fmt.Sprintf("k%02d", i), uint64(i+1), "x"))
+	}
+	b.settled(t, 1, in)
+	if err := in.stop(); err != nil {
+		t.Fatal(err)
+	}
+	opts := stream.RebuildOptions{Log: b.log(t), Store: memstore.New()}
+	report, err := stream.Rebuild(t.Context(), definition(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(name string) []byte { return statestore.Key("test.tally/"+tallyTable, 0, []byte(name)) }
+	var batch statestore.Batch
+	batch.Delete(key("k05"))
+	batch.Put(key("k07"), []byte("another"))
+	batch.Put(key("stranger"), []byte("x"))
+	if err := opts.Store.Apply(&batch); err != nil {
+		t.Fatal(err)
+	}
+	want := stream.Comparison{Table: tallyTable, Equal: 38, Different: 1, Missing: 1, Surplus: 1, Examples: []string{"k05", "k07", "stranger"}}
+	if got := compareRebuilt(t, opts, opts.Store, report, false); !reflect.DeepEqual(got, []stream.Comparison{want}) {
+		t.Errorf("with the topics: %+v", got)
+	}
+	if got, err := stream.CompareFolds(confluent(), opts.Store, store, []int32{0}); err != nil || !reflect.DeepEqual(got, []stream.Comparison{want}) {
+		t.Errorf("with a fold: %+v, %v", got, err)
+	}
+}
+
+func (b *broker) log(t *testing.T) stream.Log {
+	t.Helper()
+	log, err := kafka.NewLog(kafka.Config{Brokers: b.addrs}, kafka.SessionConfig{InstanceID: "rebuild"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+// A rebuild beside an instance at work takes the state as of one commit, wherever the group stands by the time that it looks.
+func TestRebuildBesideAnInstanceAtWork(t *testing.T) {
+	b := startBroker(t, 2)
+	in := b.start(t, "a", memstore.New())
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := b.cl.ProduceSync(t.Context(), factRecord(int32(i%2), fmt.Sprintf("k%d", i%50), uint64(i+1), "x")).FirstErr(); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	opts := stream.RebuildOptions{Log: b.log(t)}
+	for range 20 {
+		opts.Store = memstore.New()
+		report, err := stream.Rebuild(t.Context(), definition(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range report.Parts {
+			raw, ok, err := opts.Store.Get(statestore.PositionKey("test.tally", p.Partition))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				continue // it had committed nothing yet
+			}
+			position, err := stream.DecodePosition(raw)
+			if err != nil || position.Out != p.Sources[0].End {
+				t.Fatalf("the position is %+v (%v), the state goes up to %d", position, err, p.Sources[0].End)
+			}
+		}
+		compareRebuilt(t, opts, opts.Store, report, true)
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := in.stop(); err != nil {
 		t.Fatal(err)
 	}
 }

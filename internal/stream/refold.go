@@ -13,8 +13,9 @@ import (
 // Refold folds the inputs of every task again, from their start to the group's position, with fresh machines into an empty store:
 // the cross-check of a rebuild. It says nothing to anybody: outputs are dropped, what goes to the changelog becomes state.
 //
-// The digests equal those of [Rebuild] if the state follows from what the inputs still hold, which is so for processors whose
-// inputs are full values behind sequence guards, and if no fold version has changed since.
+// What it makes of the changelog's table says the same as what [Rebuild] makes if the state follows from what the inputs still hold,
+// which is so for processors whose inputs are full values behind sequence guards, and if no fold version has changed since; the
+// envelopes differ, so compare with [CompareFolds].
 func Refold(ctx context.Context, def Definition, opts RebuildOptions) (*RebuildReport, error) {
 	b, err := newRebuild(ctx, def, opts)
 	if err != nil {
@@ -32,6 +33,19 @@ func Refold(ctx context.Context, def Definition, opts RebuildOptions) (*RebuildR
 	return report, nil
 }
 
+// FoldedInput is one input partition as [Refold] has read it.
+type FoldedInput struct {
+	record.TopicPartition
+	// Start is the log's first offset, End the one below which the inputs were folded.
+	Start, End int64
+	// Records is how many there were. Fewer than End - Start: the others were markers, aborted, or compacted away.
+	Records int64
+	// Compacted says that the topic keeps the latest value per key for ever; else records expire.
+	Compacted bool
+	// Table is the table that is redone from the input, and so is all that counts of it; empty if there is none.
+	Table string
+}
+
 func (b *rebuild) refoldTask(ctx context.Context, id int32) error {
 	ev, pl, err := b.evidence(ctx, id)
 	if err != nil {
@@ -43,17 +57,30 @@ func (b *rebuild) refoldTask(ctx context.Context, id int32) error {
 		t.tables[decl.Name] = newTable(b.def.Name, decl.Name, id, b.opts.Store, c)
 	}
 	ends := map[topicPartition]int64{}
+	inputs := map[topicPartition]*FoldedInput{}
 	for tp, in := range ev.inputs {
 		ends[tp] = pl.offsets[tp]
+		inputs[tp] = &FoldedInput{TopicPartition: tp, Start: in.marks.Start, End: pl.offsets[tp], Compacted: in.info.Compacted, Table: in.table}
 		t.inputs[tp] = &input{topicPartition: tp, table: t.tables[in.table], target: pl.offsets[tp]}
 	}
 	b.mu.Lock()
 	for _, end := range ends {
 		b.progress.Total += end
 	}
+	for _, decl := range b.def.Tables {
+		b.parts = append(b.parts, RebuiltPart{DigestEntry: DigestEntry{Table: decl.Name, Partition: id}, Lost: pl.lost})
+	}
 	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, in := range inputs {
+			b.folded = append(b.folded, *in)
+		}
+	}()
 	t.machine = b.def.NewMachine(id)
 	return b.merge(ctx, ends, func(rec *record.Record) error {
+		inputs[rec.Position()].Records++
 		v := t.fold(t.inputs[rec.Position()], rec)
 		if v.err != nil {
 			return v.err

@@ -24,9 +24,10 @@ func (r *Refusal) Error() string {
 
 // The choices that refusals name.
 const (
-	choiceRebuild  = "remove the state directory, so that the state is rebuilt from the changelog (regent rebuild)"
+	choiceRebuild  = "make the state anew from the changelog: stop the server, regent rebuild"
 	choiceRestore  = "restore the topic, or the broker's data, that this state belongs to"
 	choiceUpgrade  = "run the newer program again"
 	choiceNewGroup = "if the topic was made anew on purpose: remove the state directory and delete the consumer group, and everything is folded from the start of the inputs"
+	choiceScratch  = "make the state from the topics alone, without this start"
 	choiceOffsets  = "set the group's offset of that partition to one that exists, knowing what is skipped or folded again"
 )

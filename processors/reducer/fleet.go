@@ -41,6 +41,7 @@ func Fleet(config Config) (stream.Definition, error) {
 		Tables:      []stream.Table{{Name: FleetTable, Source: topics.FleetState}},
 		SingleTask:  true,
 		DeadLetter:  avrocodec.DeadLetters(config.Codec, FleetName),
+		Canonical:   canonical(&config, topics.FleetState),
 		NewMachine:  func(int32) stream.Machine { return &fleetMachine{config: &config} },
 	}
 	for _, kind := range fleetInputs {

@@ -99,3 +99,15 @@ func (o *output) unencodable(e *event.Event, err error) error {
 	}
 	return &stream.Poison{Reason: reasonUnencodable, Err: err}
 }
+
+// canonical returns what of a value follows from the inputs however they interleave: all but the envelope, which says when and after which
+// record it was emitted (docs/adr/0005).
+func canonical(config *Config, topic string) func(value []byte) ([]byte, error) {
+	return func(value []byte) ([]byte, error) {
+		e, err := config.Codec.Decode(topic, value)
+		if err != nil {
+			return nil, fmt.Errorf("read a state to compare it: %w", err)
+		}
+		return config.Codec.Encode(topic, event.New(schemas.EnvelopeHeader{}, e.Payload))
+	}
+}

@@ -44,6 +44,7 @@ func Postgres(config Config) (stream.Definition, error) {
 		Tables:      []stream.Table{{Name: StateTable, Source: topics.State(kind)}},
 		Tick:        tick(&config, PostgresName, topics.Heartbeats(kind)),
 		DeadLetter:  avrocodec.DeadLetters(config.Codec, PostgresName),
+		Canonical:   canonical(&config, topics.State(kind)),
 		NewMachine:  func(int32) stream.Machine { return newPostgresMachine(&config) },
 	}
 	return def, conform(&def, "contract.yaml", postgresContract)

@@ -64,7 +64,7 @@ func Open(o Options) (*Store, error) {
 }
 
 // Stage opens an empty generation beside the active one, for a rebuild. Nothing of it counts until [Store.Promote]; closed
-// without that, it is removed at the next open.
+// without that, it is removed, after a crash at the next open.
 func Stage(o Options) (*Store, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -245,12 +245,15 @@ func (s *Store) Promote() error {
 	if err := s.Flush(); err != nil {
 		return err
 	}
+	s.staged = false // from here on the generation may be the active one, whatever an error says
 	if err := s.root.activate(s.generation); err != nil {
 		return err
 	}
-	s.staged = false
 	return s.root.removeOthers(s.generation)
 }
+
+// Scratch returns a directory inside of the store's own for work that need not last: it is emptied at each open. It need not exist.
+func (s *Store) Scratch(name string) string { return s.root.path(tmpDir, name) }
 
 // Close implements [statestore.Store]. It flushes, so that the next open need not replay a log.
 func (s *Store) Close() error {
@@ -263,6 +266,9 @@ func (s *Store) Close() error {
 	})
 	if failed != nil {
 		err = nil // it was told when it happened; the files are as the last good write left them
+	}
+	if s.staged {
+		err = errors.Join(err, s.opts.FS.RemoveAll(s.root.path(generationName(s.generation))))
 	}
 	return errors.Join(err, s.root.lock.Close())
 }

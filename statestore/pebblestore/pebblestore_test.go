@@ -183,10 +183,20 @@ func TestStageAndPromote(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, staged, "a", "abandoned")
+	scratch := staged.Scratch("work")
+	if err := os.MkdirAll(scratch, 0o750); err != nil {
+		t.Fatal(err)
+	}
 	mustClose(t, staged)
+	if _, err := os.Stat(filepath.Join(o.Dir, "gen-000002")); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("the abandoned generation is still there: %v", err)
+	}
 	s = mustOpen(t, o)
 	if got := get(t, s, "a"); got != "old" {
 		t.Fatalf("a is %s", got)
+	}
+	if _, err := os.Stat(scratch); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("scratch work outlived an open: %v", err)
 	}
 	mustClose(t, s)
 
