@@ -17,7 +17,9 @@ const (
 
 // catchUp lets a contender work off a dataset from nothing and measures it. The rate counts from the first commit that is seen, so that it
 // does not depend on how long a program takes to start; that is a figure of its own.
-func (b *bench) catchUp(ctx context.Context, c *contender, d *dataset, round int, more ...string) (err error) {
+//
+// rebuildRound, where it is not warmUp, is the round of a rebuild that follows on what was caught up with.
+func (b *bench) catchUp(ctx context.Context, c *contender, d *dataset, round, rebuildRound int, more ...string) (err error) {
 	j := b.job(c, phaseCatchUp, d.topic)
 	if err := b.prepare(ctx, &j); err != nil {
 		return err
@@ -32,7 +34,7 @@ func (b *bench) catchUp(ctx context.Context, c *contender, d *dataset, round int
 	if err != nil {
 		return err
 	}
-	memory, err := measure.ReadMemory(p.pid())
+	memory, err := p.memory()
 	if err != nil {
 		return err
 	}
@@ -40,12 +42,20 @@ func (b *bench) catchUp(ctx context.Context, c *contender, d *dataset, round int
 		return err
 	}
 	// A wrong output gives no figure.
-	if err := b.check(ctx, &j, d); err != nil || round == warmUp {
+	if err := b.check(ctx, &j, d); err != nil {
 		return err
 	}
-	s := sample{Figure: string(phaseCatchUp), Contender: c.name, Keys: d.spec.Keys, Round: round}
-	b.recordCatchUp(s, w, memory)
-	return b.recordDisk(s, &j)
+	if round != warmUp {
+		s := sample{Figure: string(phaseCatchUp), Contender: c.name, Keys: d.spec.Keys, Round: round}
+		b.recordCatchUp(s, w, memory)
+		if err := b.recordDisk(s, &j); err != nil {
+			return err
+		}
+	}
+	if rebuildRound == warmUp {
+		return nil
+	}
+	return b.rebuild(ctx, j, d, rebuildRound)
 }
 
 // window is what lies between the first commit that was seen and the last.
@@ -81,6 +91,9 @@ func (b *bench) watch(ctx context.Context, p *process, d *dataset) (window, erro
 			}
 			w.last = u
 			if done >= w.records {
+				if w.before >= w.records {
+					return w, fmt.Errorf("the contender %s had done all of %d records at first sight: give it more", p.job.contender.name, w.records)
+				}
 				return w, nil
 			}
 		}

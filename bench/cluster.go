@@ -138,24 +138,26 @@ type dataset struct {
 	bytes  int64
 }
 
+func newDataset(spec workload.Spec, topic string) (*dataset, error) {
+	ref, err := workload.NewReference(spec)
+	return &dataset{spec: spec, topic: topic, ref: ref}, err
+}
+
 // loadBatch is how many records are written at once.
 const loadBatch = 10_000
 
 // load writes a stream of inputs, unless the broker's directory has it from an earlier run.
 func (c *cluster) load(ctx context.Context, spec workload.Spec) (*dataset, error) {
-	d := &dataset{spec: spec, topic: fmt.Sprintf("bench-input-%d-%d-%d", spec.Seed, spec.Records, spec.Keys)}
-	var err error
-	if d.ref, err = workload.NewReference(spec); err != nil {
+	d, err := newDataset(spec, fmt.Sprintf("bench-input-%d-%d-%d", spec.Seed, spec.Records, spec.Keys))
+	if err != nil {
 		return nil, err
 	}
 	there, err := c.loaded(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.fill(ctx, d, !there); err != nil {
-		return nil, fmt.Errorf("load %d records: %w", spec.Records, err)
-	}
-	return d, nil
+	_, err = c.fill(ctx, d, !there)
+	return d, err
 }
 
 // loaded reports whether the topic is there as a whole; it makes it empty if not.
@@ -192,15 +194,19 @@ func (c *cluster) end(ctx context.Context, topic string) (int64, error) {
 // epoch is when the first input of a dataset is said to have happened.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// fill makes the whole stream, takes its digests, and writes it where that is asked for.
-func (c *cluster) fill(ctx context.Context, d *dataset, write bool) error {
-	stream, err := workload.NewStream(d.spec)
-	if err != nil {
-		return err
+// fill makes the whole stream, takes its digests, and writes it where that is asked for. It returns the stream, to go on with.
+func (c *cluster) fill(ctx context.Context, d *dataset, write bool) (stream *workload.Stream, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("load %d records into %s: %w", d.spec.Records, d.topic, err)
+		}
+	}()
+	if stream, err = workload.NewStream(d.spec); err != nil {
+		return nil, err
 	}
 	producer, err := kafka.NewProducer(c.config, kafka.ProducerConfig{MaxBufferedRecords: 2 * loadBatch, DeliveryTimeout: 2 * time.Minute})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer producer.Close()
 	digests := newDigests()
@@ -208,7 +214,7 @@ func (c *cluster) fill(ctx context.Context, d *dataset, write bool) error {
 	for i := range d.spec.Records {
 		o, value, err := stream.Next(nil, epoch.Add(time.Duration(i)*time.Microsecond))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rec := record.Record{Topic: d.topic, Partition: o.Partition, Key: []byte(o.Key), Value: value}
 		digests.add(&rec)
@@ -218,13 +224,13 @@ func (c *cluster) fill(ctx context.Context, d *dataset, write bool) error {
 		}
 		if batch = append(batch, rec); len(batch) == loadBatch || i == d.spec.Records-1 {
 			if err := producer.Produce(ctx, batch...); err != nil {
-				return err
+				return nil, err
 			}
 			batch = batch[:0]
 		}
 	}
 	d.copied = digests.sums()
-	return nil
+	return stream, nil
 }
 
 // digests are over keys and values of each partition, in order.

@@ -44,16 +44,18 @@ func fixed(settings ...string) func(phase) []string {
 // streamsDefaults are Kafka Streams' own defaults, but for its record cache: it would swallow outputs.
 var streamsDefaults = []string{"--set", "statestore.cache.max.bytes=0"}
 
-// streamsBest are the settings that did best on a machine with two cores.
+// streamsBest are the settings that did best on a machine with two cores. Static membership spares a restarted application the wait for the
+// session of the dead, and a rebalance.
 func streamsBest(p phase) []string {
-	s := append(slices.Clone(streamsDefaults), "--set", "num.stream.threads=2")
+	s := append(slices.Clone(streamsDefaults), "--set", "num.stream.threads=2",
+		"--set", "consumer.group.instance.id=bench", "--set", "consumer.session.timeout.ms=6000")
 	switch p {
 	case phaseCatchUp:
 		return append(s, "--set", "producer.batch.size=262144", "--set", "commit.interval.ms=200")
 	case phaseLatency:
 		return append(s, "--set", "commit.interval.ms=10", "--set", "producer.linger.ms=0")
-	default: // static membership, so that a restart does not wait for the session of the dead
-		return append(s, "--set", "consumer.group.instance.id=bench", "--set", "consumer.session.timeout.ms=6000")
+	default:
+		return s
 	}
 }
 

@@ -12,6 +12,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -33,6 +34,7 @@ import (
 
 // options are the flags.
 type options struct {
+	args       []string
 	rounds     int
 	records    int
 	keys       []int
@@ -41,7 +43,12 @@ type options struct {
 	dir, out   string
 	keep       bool
 	profile    bool
-	seed       uint64
+
+	latencyRates  []int
+	latencyTime   time.Duration
+	latencyWarmUp time.Duration
+	steady        time.Duration
+	seed          uint64
 }
 
 func main() {
@@ -61,13 +68,17 @@ func main() {
 }
 
 func parse(args []string) (options, error) {
-	var o options
-	var keys, only, names string
+	o := options{args: args}
+	var keys, only, rates, names string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds; the report has the medians")
 	fs.IntVar(&o.records, "records", 2_000_000, "records to catch up with")
 	fs.StringVar(&keys, "keys", "100000,1000000", "numbers of keys, one data set for each")
-	fs.StringVar(&only, "only", "catchup", "what to measure: catchup")
+	fs.StringVar(&only, "only", "catchup,rebuild,restart,latency", "what to measure: catchup, rebuild, restart, latency")
+	fs.StringVar(&rates, "latency-rates", "1000,10000", "rates of the latency runs, records/s")
+	fs.DurationVar(&o.latencyTime, "latency-time", 30*time.Second, "how long each latency run is measured")
+	fs.DurationVar(&o.latencyWarmUp, "latency-warmup", 15*time.Second, "how long a contender works at the full rate before: virtual machines compile meanwhile")
+	fs.DurationVar(&o.steady, "restart-steady", 10*time.Second, "how long a contender works before each kill; Regent writes its store every 3 s")
 	fs.StringVar(&names, "contenders", "regent,streams,streams-best,copy", "who takes part: regent, streams, streams-best, copy, copy-lz4")
 	fs.StringVar(&o.dir, "dir", "", "directory for the broker's data and the contenders' state; what was loaded there before is used again. Default: a temporary one")
 	fs.StringVar(&o.out, "out", "bin/bench", "directory for the report and the profiles")
@@ -81,12 +92,12 @@ func parse(args []string) (options, error) {
 	if fs.NArg() > 0 {
 		faults = append(faults, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
 	}
-	for text := range strings.SplitSeq(keys, ",") {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > o.records {
-			faults = append(faults, fmt.Errorf("-keys has %q, expected numbers from 1 to the number of records, %d", text, o.records))
-		}
-		o.keys = append(o.keys, n)
+	var err error
+	if o.keys, err = numbers("-keys", keys, o.records); err != nil {
+		faults = append(faults, err)
+	}
+	if o.latencyRates, err = numbers("-latency-rates", rates, 1_000_000); err != nil {
+		faults = append(faults, err)
 	}
 	for text := range strings.SplitSeq(only, ",") {
 		if !slices.Contains(phases, phase(text)) {
@@ -97,11 +108,22 @@ func parse(args []string) (options, error) {
 	if o.rounds < 1 {
 		faults = append(faults, fmt.Errorf("-rounds is %d, expected 1 or more", o.rounds))
 	}
-	var err error
 	if o.contenders, err = choose(names); err != nil {
 		faults = append(faults, err)
 	}
 	return o, errors.Join(faults...)
+}
+
+// numbers reads a list of whole numbers from 1 to a bound.
+func numbers(flag, list string, most int) (out []int, err error) {
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > most {
+			return nil, fmt.Errorf("%s has %q, expected numbers from 1 to %d", flag, text, most)
+		}
+		out = append(out, n)
+	}
+	return out, nil
 }
 
 // warmUp is the number of a round that does not count.
@@ -117,6 +139,7 @@ type bench struct {
 	work    string // directory of broker and contenders
 	run     string // tells the names of this run from those of earlier ones
 	jobs    int
+	starts  int
 	cluster *cluster
 	builder *builder
 	report  *report.Report
@@ -146,7 +169,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	b.builder = &builder{root: root, out: filepath.Join(b.work, "bin"), built: map[program][]string{}}
 	b.report = &report.Report{
-		Began: time.Now(), Command: "make bench ARGS='" + strings.Join(os.Args[1:], " ") + "'", Commit: commit(ctx, root),
+		Began: time.Now(), Command: "make bench ARGS='" + strings.Join(o.args, " ") + "'", Commit: commit(ctx, root),
 		Machine: machineFacts(), Versions: versionFacts(ctx), Settings: b.settings(),
 	}
 	failed := b.measure(ctx)
@@ -199,7 +222,11 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		}
 	}
 	var faults []error
-	for i, keys := range b.options.keys {
+	sizes := b.options.keys
+	if len(b.options.only) == 1 && b.asked(phaseLatency) {
+		sizes = nil // latencies need no dataset
+	}
+	for i, keys := range sizes {
 		b.say("loading %d records of %d keys", b.options.records, keys)
 		d, err := b.cluster.load(ctx, workload.Spec{Seed: b.options.seed, Records: b.options.records, Keys: keys, Partitions: partitions})
 		if err != nil {
@@ -208,45 +235,80 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		b.say("loaded, %.0f bytes each", float64(d.bytes)/float64(d.spec.Records))
 		if i == 0 { // the broker's own compiler is to have seen the work before anything counts
 			b.say("warming the broker up")
-			if err := b.catchUp(ctx, contenders[slices.IndexFunc(contenders, func(c *contender) bool { return c.copies })], d, warmUp); err != nil {
+			if err := b.catchUp(ctx, contenders[slices.IndexFunc(contenders, func(c *contender) bool { return c.copies })], d, warmUp, warmUp); err != nil {
 				return err
 			}
 		}
 		faults = append(faults, b.rounds(ctx, d))
 	}
+	if b.asked(phaseLatency) {
+		for _, rate := range b.options.latencyRates {
+			faults = append(faults, b.turns(ctx, phaseLatency, latencyKeys, func(c *contender, round int) error {
+				return b.latency(ctx, c, rate, round)
+			}))
+		}
+	}
 	return errors.Join(faults...)
 }
 
-// rounds lets the contenders take turns; each round begins with another one. A run that fails is reported and ends neither the round nor
-// the benchmark, but fails it.
+// rounds lets the contenders take turns on a dataset; each round begins with another one.
 func (b *bench) rounds(ctx context.Context, d *dataset) error {
+	both := b.asked(phaseCatchUp) && b.asked(phaseRebuild)
 	var faults []error
-	for _, p := range b.options.only {
-		for round := range b.options.rounds {
-			for i := range b.options.contenders {
-				c := b.options.contenders[(i+round)%len(b.options.contenders)]
-				if slices.Contains(c.skips, p) {
-					continue
-				}
-				if err := b.once(ctx, p, c, d, round+1); err != nil {
-					err = fmt.Errorf("%s of %s with %d keys, round %d: %w", p, c.name, d.spec.Keys, round+1, err)
-					b.say("FAILED: %v", err)
-					b.report.Failures = append(b.report.Failures, err.Error())
-					faults = append(faults, err)
-				}
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
+	if b.asked(phaseCatchUp) {
+		faults = append(faults, b.turns(ctx, phaseCatchUp, d.spec.Keys, func(c *contender, round int) error {
+			if both && !slices.Contains(c.skips, phaseRebuild) {
+				return b.catchUp(ctx, c, d, round, round)
+			}
+			return b.catchUp(ctx, c, d, round, warmUp)
+		}))
+	}
+	if b.asked(phaseRebuild) && !both {
+		faults = append(faults, b.turns(ctx, phaseRebuild, d.spec.Keys, func(c *contender, round int) error {
+			return b.catchUp(ctx, c, d, warmUp, round)
+		}))
+	}
+	if b.asked(phaseRestart) {
+		faults = append(faults, b.turns(ctx, phaseRestart, d.spec.Keys, func(c *contender, round int) error {
+			if round > 1 {
+				return nil // one life after the other: all rounds go on with the state of the first
+			}
+			return b.restart(ctx, c, d, b.options.rounds)
+		}))
+	}
+	return errors.Join(append(faults, b.profiled(ctx, d))...)
+}
+
+func (b *bench) asked(p phase) bool { return slices.Contains(b.options.only, p) }
+
+// turns runs all rounds of one phase. A run that fails is reported and does not end the benchmark, but fails it.
+func (b *bench) turns(ctx context.Context, p phase, keys int, do func(c *contender, round int) error) error {
+	var faults []error
+	for round := range b.options.rounds {
+		for i := range b.options.contenders {
+			c := b.options.contenders[(i+round)%len(b.options.contenders)]
+			if slices.Contains(c.skips, p) {
+				continue
+			}
+			err := do(c, round+1)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				err = fmt.Errorf("%s of %s with %d keys, round %d: %w", p, c.name, keys, round+1, err)
+				b.say("FAILED: %v", err)
+				b.report.Failures = append(b.report.Failures, err.Error())
+				faults = append(faults, err)
 			}
 		}
 	}
-	return errors.Join(append(faults, b.profiled(ctx, d))...)
+	return errors.Join(faults...)
 }
 
 // profiled runs one more catch-up of Regent's contender with profiles: they cost time, so that it does not count.
 func (b *bench) profiled(ctx context.Context, d *dataset) error {
 	i := slices.IndexFunc(b.options.contenders, func(c *contender) bool { return c.program == programRegent })
-	if !b.options.profile || i < 0 || !slices.Contains(b.options.only, phaseCatchUp) {
+	if !b.options.profile || i < 0 || !b.asked(phaseCatchUp) {
 		return nil
 	}
 	dir, err := filepath.Abs(filepath.Join(b.options.out, fmt.Sprintf("profiles-%d-keys", d.spec.Keys)))
@@ -257,16 +319,7 @@ func (b *bench) profiled(ctx context.Context, d *dataset) error {
 		return err
 	}
 	b.say("profiling to %s", dir)
-	return b.catchUp(ctx, b.options.contenders[i], d, warmUp, "-profiles", dir)
-}
-
-func (b *bench) once(ctx context.Context, p phase, c *contender, d *dataset, round int) error {
-	switch p {
-	case phaseCatchUp:
-		return b.catchUp(ctx, c, d, round)
-	default:
-		return fmt.Errorf("nothing is known of measuring %s", p)
-	}
+	return b.catchUp(ctx, b.options.contenders[i], d, warmUp, warmUp, "-profiles", dir)
 }
 
 // add notes a number.
@@ -281,14 +334,29 @@ func (b *bench) say(format string, args ...any) {
 
 // write puts the report into the output directory, and shows it.
 func (b *bench) write() error {
-	text, err := os.Create(filepath.Join(b.options.out, "report.txt"))
+	var text bytes.Buffer
+	if err := b.report.Text(&text); err != nil {
+		return err
+	}
+	fmt.Fprint(b.out, text.String())
+	charts := filepath.Join(b.options.out, "charts")
+	if err := os.MkdirAll(charts, 0o750); err != nil {
+		return err
+	}
+	faults := []error{
+		writeFile(filepath.Join(b.options.out, "report.txt"), func(w io.Writer) error { _, err := w.Write(text.Bytes()); return err }),
+		writeFile(filepath.Join(b.options.out, "report.json"), b.report.JSON),
+	}
+	for _, c := range b.report.Charts() {
+		faults = append(faults, writeFile(filepath.Join(charts, c.Name+".svg"), c.SVG))
+	}
+	return errors.Join(faults...)
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(b.report.Text(io.MultiWriter(text, b.out)), text.Close())
-	raw, failed := os.Create(filepath.Join(b.options.out, "report.json"))
-	if failed != nil {
-		return errors.Join(err, failed)
-	}
-	return errors.Join(err, b.report.JSON(raw), raw.Close())
+	return errors.Join(write(f), f.Close())
 }

@@ -37,8 +37,9 @@ func (b *bench) start(ctx context.Context, j job, more ...string) (*process, err
 		return nil, err
 	}
 	args := append(append(command[1:len(command):len(command)], j.arguments(b.cluster.server.Broker())...), more...)
-	p := &process{job: j, done: make(chan struct{}), log: filepath.Join(j.dir, "contender.log")}
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	p := &process{job: j, done: make(chan struct{}), log: filepath.Join(j.dir, fmt.Sprintf("contender-%d.log", b.starts))}
+	b.starts++
+	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +71,8 @@ func (p *process) live(log *os.File, started chan<- error) {
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
+
+func (p *process) memory() (measure.Memory, error) { return measure.ReadMemory(p.pid()) }
 
 // died returns an error if the process has ended by itself.
 func (p *process) died() error {

@@ -53,6 +53,7 @@ func run(broker, group, input, output, codec string) error {
 		kgo.ConsumerGroup(group), kgo.ConsumeTopics(input),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(250*time.Millisecond), kgo.MetadataMinAge(100*time.Millisecond), // else a start may stall for five seconds
 		kgo.RequireStableFetchOffsets(),
 		kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(500*time.Millisecond),
 		kgo.TransactionalID(group), kgo.TransactionTimeout(10*time.Second),
