@@ -56,6 +56,12 @@ soak-kill: ## Kill `regent up` 200 times under load, and the embedded broker 200
 bench: ## Measure against Kafka Streams and the bare limit on a real Kafka (ARGS='-rounds 3 -only catchup -contenders regent,copy': minutes)
 	$(GO) run ./bench $(ARGS)
 
+.PHONY: soak-crash
+soak-crash: java ## 1,000 crash rounds of the runtime on the embedded broker, 200 on Apache Kafka; writes crash-report.md
+	rm -f crash-report.md
+	REGENT_CRASH_ROUNDS=1000 REGENT_CRASH_REPORT=$(CURDIR)/crash-report.md $(GO) test -count=1 -timeout 180m -run TestCrashRounds ./internal/stream
+	@cat crash-report.md
+
 .PHONY: cover
 cover: ## Statement coverage of the processors, the runtime and the state store; fails below COVER_MIN
 	$(GO) test -timeout $(TEST_TIMEOUT) -coverpkg=$(COVER_PKGS) -coverprofile=coverage.out ./processors/... ./internal/stream/... ./statestore/...
@@ -85,4 +91,4 @@ check-generated: ## Check that the generated code is current
 
 .PHONY: clean
 clean: ## Remove what was built here
-	rm -rf bin coverage.out
+	rm -rf bin coverage.out crash-report.md

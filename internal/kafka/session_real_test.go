@@ -9,9 +9,9 @@ import (
 	"github.com/regent-infra/regent/internal/stream"
 )
 
-// TestRestartAfterACrashDoesNotWaitForOthers: a Kafka as it is shipped lets the first member of an empty group wait three seconds for
+// TestRestartAfterACrashOnApacheKafkaDoesNotWaitForOthers: a Kafka as it is shipped lets the first member of an empty group wait three seconds for
 // others. A process that comes back after a crash finds its own dead member in the group, and must not empty it first.
-func TestRestartAfterACrashDoesNotWaitForOthers(t *testing.T) {
+func TestRestartAfterACrashOnApacheKafkaDoesNotWaitForOthers(t *testing.T) {
 	srv, err := kafkaserver.StartWith(t.Context(), t.TempDir(), kafkaserver.Options{
 		Settings: map[string]string{"group.initial.rebalance.delay.ms": "3000"},
 	})

@@ -36,6 +36,16 @@ type order struct {
 	// Sabotage takes a protection of the runtime out; Unfenced the fence of its commits.
 	Sabotage stream.Sabotage
 	Unfenced bool
+	// Bug breaks the runtime in a way of its own.
+	Bug bug
+	// AbortEvery makes every so many commits an abort.
+	AbortEvery int
+	// ClockSteps makes the clock jump, an hour either way.
+	ClockSteps bool
+	// TransactionMillis is the transaction time-out; a second by default.
+	TransactionMillis int
+	// Broker, where set, makes the child a broker instead.
+	Broker *brokerOrder
 }
 
 // child runs an order, if the environment holds one.
@@ -46,7 +56,11 @@ func child() bool {
 	}
 	var o order
 	err := json.Unmarshal([]byte(text), &o)
-	if err == nil {
+	switch {
+	case err != nil:
+	case o.Broker != nil:
+		err = o.Broker.run()
+	default:
 		err = o.run()
 	}
 	if err != nil {
@@ -62,9 +76,13 @@ func (o order) run() error {
 		return err
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("instance", o.Instance)
+	timeout := time.Second
+	if o.TransactionMillis > 0 {
+		timeout = time.Duration(o.TransactionMillis) * time.Millisecond
+	}
 	klog, err := kafka.NewLog(kafka.Config{Brokers: o.Brokers}, kafka.SessionConfig{
 		InstanceID: o.Instance, SessionTimeout: time.Second, HeartbeatInterval: 50 * time.Millisecond,
-		TransactionTimeout: time.Second, Logger: logger,
+		TransactionTimeout: timeout, Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -77,6 +95,12 @@ func (o order) run() error {
 	if o.Unfenced {
 		opts.Log = unfencedLog{klog, o}
 		opts.CommitRecords = 1 // what is read is committed before the next poll could tell that it is too late
+	}
+	if o.AbortEvery > 0 || o.Bug != "" {
+		opts.Log = brokenLog{opts.Log, &o, store}
+	}
+	if o.ClockSteps {
+		opts.Clock = newSteppingClock()
 	}
 	if o.Sabotage == stream.SabotageFlushAhead {
 		opts.FlushInterval = time.Millisecond // so that no redo happens to heal what it has done
@@ -153,7 +177,10 @@ func spawn(t testing.TB, o order) *process {
 	p := &process{t: t, cmd: cmd, said: make(chan string, 100), done: make(chan struct{})}
 	go func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
-			p.said <- lines.Text()
+			select {
+			case p.said <- lines.Text():
+			default: // nobody listens
+			}
 		}
 		close(p.said)
 		p.err = cmd.Wait()
@@ -165,6 +192,27 @@ func spawn(t testing.TB, o order) *process {
 		<-p.done
 	})
 	return p
+}
+
+func spawnBroker(t testing.TB, o brokerOrder) *process {
+	t.Helper()
+	return spawn(t, order{Broker: &o})
+}
+
+// kill ends the process with SIGKILL and waits for its end.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // gone already is fine
+	<-p.done
+}
+
+// over waits until the process is gone by itself, for so long at most.
+func (p *process) over(d time.Duration) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(d):
+		return false
+	}
 }
 
 // signal sends a signal.
