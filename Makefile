@@ -10,6 +10,8 @@ LDFLAGS := -X main.version=$(VERSION)
 TEST_TIMEOUT ?= 25m
 # Tests on a real Apache Kafka have it in their names, also where they are one case of a test.
 NEEDS_JAVA := ApacheKafka|./ApacheKafka
+# Contenders of the benchmark that are modules of their own.
+BENCH_MODULES := bench/copy bench/goka
 COVER_PKGS := ./processors/...,./internal/stream/...,./statestore/...
 COVER_MIN := 85
 
@@ -53,7 +55,7 @@ soak-kill: ## Kill `regent up` 200 times under load, and the embedded broker 200
 	REGENT_EMBEDDED_ROUNDS=200 $(GO) test -count=1 -timeout 60m -run SIGKILL ./internal/embedded
 
 .PHONY: bench
-bench: ## Measure against Kafka Streams and the bare limit on a real Kafka (ARGS='-rounds 3 -only catchup -contenders regent,copy': minutes)
+bench: ## Measure against Kafka Streams, Goka and the bare limit on a real Kafka (ARGS='-rounds 3 -only catchup -contenders regent,copy': minutes)
 	$(GO) run ./bench $(ARGS)
 
 .PHONY: soak-crash
@@ -61,6 +63,10 @@ soak-crash: java ## 1,000 crash rounds of the runtime on the embedded broker, 20
 	rm -f crash-report.md
 	REGENT_CRASH_ROUNDS=1000 REGENT_CRASH_REPORT=$(CURDIR)/crash-report.md $(GO) test -count=1 -timeout 180m -run TestCrashRounds ./internal/stream
 	@cat crash-report.md
+
+.PHONY: bench-quick
+bench-quick: ## Hold what a record costs in allocations and instructions against the budget (a part of make test, too)
+	$(GO) test -count=1 -v ./bench/quick
 
 .PHONY: cover
 cover: ## Statement coverage of the processors, the runtime and the state store; fails below COVER_MIN
@@ -70,6 +76,7 @@ cover: ## Statement coverage of the processors, the runtime and the state store;
 .PHONY: lint
 lint: $(GOLANGCI) check-generated ## Run the linters and check that generated code is current
 	$(GO) vet ./...
+	for dir in $(BENCH_MODULES); do (cd $$dir && $(GO) vet ./...) || exit 1; done
 	$(GOLANGCI) run ./...
 
 .PHONY: fmt

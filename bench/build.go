@@ -23,6 +23,7 @@ type program string
 const (
 	programRegent  program = "regent"
 	programCopy    program = "copy"
+	programGoka    program = "goka"
 	programStreams program = "kafkastreams"
 )
 

@@ -72,6 +72,10 @@ var contenders = []*contender{
 		settings: streamsBest,
 	},
 	{
+		name: "goka", about: "Goka, its defaults: at least once, LevelDB", program: programGoka,
+		settings: fixed(), tableOutput: true, skips: []phase{phaseRestart, phaseRebuild},
+	},
+	{
 		name: "copy", about: "the bare limit: consume and transactional produce of the same bytes", program: programCopy,
 		settings: fixed(), copies: true, skips: []phase{phaseRestart, phaseRebuild},
 	},
@@ -119,7 +123,7 @@ func (b *bench) job(c *contender, p phase, input string) job {
 }
 
 // arguments of the contender's program.
-func (j *job) arguments(broker string) []string {
+func (j *job) arguments(broker string, settings []string) []string {
 	dash := "-"
 	if j.contender.program == programStreams {
 		dash = "--"
@@ -128,5 +132,5 @@ func (j *job) arguments(broker string) []string {
 		dash + "broker", broker, dash + "group", j.group, dash + "input", j.input, dash + "output", j.output,
 		dash + "dir", filepath.Join(j.dir, "state"),
 	}
-	return append(args, j.contender.settings(j.phase)...)
+	return append(args, settings...)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -38,7 +39,7 @@ func machineFacts() []report.Fact {
 }
 
 // versionFacts says which versions took part.
-func versionFacts(ctx context.Context) []report.Fact {
+func versionFacts(ctx context.Context, root string) []report.Fact {
 	facts := []report.Fact{
 		{Name: "Go", Value: runtime.Version()},
 		{Name: "Apache Kafka (broker)", Value: "4.3.0"},
@@ -47,6 +48,13 @@ func versionFacts(ctx context.Context) []report.Fact {
 	if out, err := exec.CommandContext(ctx, "java", "-version").CombinedOutput(); err == nil {
 		first, _, _ := bytes.Cut(out, []byte("\n"))
 		facts = append(facts, report.Fact{Name: "Java", Value: string(first)})
+	}
+	if raw, err := os.ReadFile(filepath.Join(root, "bench", string(programGoka), "go.mod")); err == nil {
+		for line := range strings.Lines(string(raw)) {
+			if f := strings.Fields(line); len(f) == 2 && f[0] == "github.com/lovoo/goka" {
+				facts = append(facts, report.Fact{Name: "Goka", Value: f[1]})
+			}
+		}
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -48,7 +48,9 @@ type options struct {
 	latencyTime   time.Duration
 	latencyWarmUp time.Duration
 	steady        time.Duration
-	seed          uint64
+
+	more map[string][]string // arguments of contenders beyond their own, by name
+	seed uint64
 }
 
 func main() {
@@ -68,7 +70,7 @@ func main() {
 }
 
 func parse(args []string) (options, error) {
-	o := options{args: args}
+	o := options{args: args, more: map[string][]string{}}
 	var keys, only, rates, names string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds; the report has the medians")
@@ -79,12 +81,21 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.latencyTime, "latency-time", 30*time.Second, "how long each latency run is measured")
 	fs.DurationVar(&o.latencyWarmUp, "latency-warmup", 15*time.Second, "how long a contender works at the full rate before: virtual machines compile meanwhile")
 	fs.DurationVar(&o.steady, "restart-steady", 10*time.Second, "how long a contender works before each kill; Regent writes its store every 3 s")
-	fs.StringVar(&names, "contenders", "regent,streams,streams-best,copy", "who takes part: regent, streams, streams-best, copy, copy-lz4")
+	fs.StringVar(&names, "contenders", "regent,streams,streams-best,goka,copy", "who takes part: regent, streams, streams-best, goka, copy, copy-lz4")
 	fs.StringVar(&o.dir, "dir", "", "directory for the broker's data and the contenders' state; what was loaded there before is used again. Default: a temporary one")
 	fs.StringVar(&o.out, "out", "bin/bench", "directory for the report and the profiles")
 	fs.BoolVar(&o.keep, "keep", false, "keep -dir afterwards although it is temporary")
 	fs.BoolVar(&o.profile, "profile", true, "one more catch-up of regent with profiles, which does not count")
 	fs.Uint64Var(&o.seed, "seed", 1, "chooses the records")
+	fs.Func("set", "NAME=ARGUMENTS: more arguments for a contender, which may repeat earlier ones: -set 'regent=-cache 512'; may be given again",
+		func(text string) error {
+			name, arguments, _ := strings.Cut(text, "=")
+			if _, err := choose(name); err != nil {
+				return err
+			}
+			o.more[name] = append(o.more[name], strings.Fields(arguments)...)
+			return nil
+		})
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -170,7 +181,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	b.builder = &builder{root: root, out: filepath.Join(b.work, "bin"), built: map[program][]string{}}
 	b.report = &report.Report{
 		Began: time.Now(), Command: "make bench ARGS='" + strings.Join(o.args, " ") + "'", Commit: commit(ctx, root),
-		Machine: machineFacts(), Versions: versionFacts(ctx), Settings: b.settings(),
+		Machine: machineFacts(), Versions: versionFacts(ctx, root), Settings: b.settings(),
 	}
 	failed := b.measure(ctx)
 	b.report.Took = time.Since(b.report.Began)
@@ -201,13 +212,18 @@ func (b *bench) settings() []report.Fact {
 	for _, c := range b.options.contenders {
 		about := c.about
 		for _, p := range b.options.only {
-			if s := c.settings(p); len(s) > 0 && !slices.Contains(c.skips, p) {
+			if s := b.settingsOf(c, p); len(s) > 0 && !slices.Contains(c.skips, p) {
 				about += fmt.Sprintf("; %s: %s", p, strings.Join(s, " "))
 			}
 		}
 		facts = append(facts, report.Fact{Name: c.name, Value: about})
 	}
 	return facts
+}
+
+// settingsOf returns the arguments of a contender, its own first.
+func (b *bench) settingsOf(c *contender, p phase) []string {
+	return append(slices.Clone(c.settings(p)), b.options.more[c.name]...)
 }
 
 // measure runs everything that was asked for.

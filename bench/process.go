@@ -36,7 +36,7 @@ func (b *bench) start(ctx context.Context, j job, more ...string) (*process, err
 	if err := os.MkdirAll(filepath.Join(j.dir, "state"), 0o750); err != nil {
 		return nil, err
 	}
-	args := append(append(command[1:len(command):len(command)], j.arguments(b.cluster.server.Broker())...), more...)
+	args := append(append(command[1:len(command):len(command)], j.arguments(b.cluster.server.Broker(), b.settingsOf(j.contender, j.phase))...), more...)
 	p := &process{job: j, done: make(chan struct{}), log: filepath.Join(j.dir, fmt.Sprintf("contender-%d.log", b.starts))}
 	b.starts++
 	log, err := os.Create(p.log)

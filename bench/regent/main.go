@@ -17,16 +17,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/regent-infra/regent/bench/workload"
-	"github.com/regent-infra/regent/internal/avrocodec"
+	"github.com/regent-infra/regent/bench/totals"
 	"github.com/regent-infra/regent/internal/kafka"
-	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
 	"github.com/regent-infra/regent/statestore/pebblestore"
 )
-
-// table is the name of the state.
-const table = "totals"
 
 type flags struct {
 	broker, group, input, output, dir, compression, profiles string
@@ -72,7 +67,7 @@ func run(f flags) (err error) {
 	if err != nil {
 		return err
 	}
-	definition, err := definition(f)
+	definition, err := totals.Definition(f.input, f.output)
 	if err != nil {
 		return err
 	}
@@ -92,43 +87,6 @@ func rebuild(ctx context.Context, d stream.Definition, o stream.RebuildOptions) 
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(map[string]any{"records": report.Records, "seconds": report.Elapsed.Seconds()})
-}
-
-func definition(f flags) (stream.Definition, error) {
-	codec, err := workload.Codec()
-	if err != nil {
-		return stream.Definition{}, err
-	}
-	return stream.Definition{
-		Name:      "bench",
-		Inputs:    []stream.Input{{Topic: f.input}},
-		Changelog: f.output,
-		Tables:    []stream.Table{{Name: table, Source: f.output}},
-		DeadLetter: func(rec *record.Record, reason string, cause error) (record.Record, error) {
-			return record.Record{}, fmt.Errorf("record %s/%d@%d of the benchmark cannot be processed: %s: %w", rec.Topic, rec.Partition, rec.Offset, reason, cause)
-		},
-		NewMachine: func(int32) stream.Machine { return &machine{codec: codec, output: f.output} },
-	}, nil
-}
-
-// machine keeps the running totals per key.
-type machine struct {
-	codec  *avrocodec.Codec
-	output string
-}
-
-// Process implements [stream.Machine].
-func (m *machine) Process(task stream.Task, rec *record.Record) error {
-	before, err := task.Get(table, rec.Key)
-	if err != nil {
-		return err
-	}
-	state, err := workload.Fold(m.codec, before, rec.Value)
-	if err != nil {
-		return err
-	}
-	task.Emit(record.Record{Topic: m.output, Partition: stream.OwnPartition, Key: rec.Key, Value: state})
-	return nil
 }
 
 // profile starts the profiles and returns what ends them.
