@@ -2,6 +2,7 @@ package killtest
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -27,6 +28,7 @@ const (
 	longestLife = 2_500 * time.Millisecond // after it was ready
 	longestBoot = 500 * time.Millisecond   // of a process that is killed before it is ready
 	settleTime  = 60 * time.Second
+	readTime    = 5 * time.Minute // for all that was written since the audit before
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -200,7 +202,11 @@ func (c *campaign) audit(round int, last bool) {
 	began := time.Now()
 	resume := c.load.hold()
 	defer resume()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*settleTime)
+	// Reading and folding it all again takes as long as it takes. What is waited for below is the process alone.
+	reading, cancel := context.WithTimeout(c.t.Context(), readTime)
+	defer cancel()
+	c.auditor.read(reading, nil)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 3*settleTime)
 	defer cancel()
 	silent, err := c.load.quiesce(ctx)
 	if err != nil {
@@ -208,10 +214,12 @@ func (c *campaign) audit(round int, last bool) {
 	}
 	c.caughtUp(ctx, observationsTopic, heartbeatsTopic, commandsTopic)
 	c.caughtUp(ctx, stateTopic)
+	var trusted []event.ResourceID
 	c.server.await(settleTime, func() bool {
 		c.auditor.read(ctx, nil)
-		return c.auditor.suspected(silent)
-	}, func() string { return "that silent nodes are suspected" })
+		trusted = c.auditor.unsuspected(silent)
+		return len(trusted) == 0
+	}, func() string { return fmt.Sprintf("that the silent nodes %v are suspected", trusted) })
 	// Time goes on passing, and with it decisions are made: the topics are read until they meet the tables.
 	var differ []string
 	c.server.await(settleTime, func() bool {

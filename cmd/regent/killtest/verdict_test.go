@@ -128,18 +128,19 @@ func (a *auditor) canonical(topic string, payload any) []byte {
 	return raw
 }
 
-// suspected reports whether the nodes are suspected, as far as was read.
-func (a *auditor) suspected(nodes []event.ResourceID) bool {
+// unsuspected returns those of the nodes that are not suspected, as far as was read.
+func (a *auditor) unsuspected(nodes []event.ResourceID) (trusted []event.ResourceID) {
 	for _, id := range nodes {
 		value := a.latest[record.TopicPartition{Topic: stateTopic, Partition: event.Partition(id.Cluster(), a.partitions)}][string(id)]
 		if value == nil {
-			return false
+			trusted = append(trusted, id)
+			continue
 		}
 		if s, ok := a.decode(stateTopic, value).Payload.(*schemas.PostgresNodeState); !ok || s.Liveness != schemas.LivenessSuspect {
-			return false
+			trusted = append(trusted, id)
 		}
 	}
-	return true
+	return trusted
 }
 
 // judge holds everything that was read against the invariants. The load holds still, and the processors have caught up.
