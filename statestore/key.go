@@ -79,3 +79,18 @@ func ParseKey(k []byte) (table string, partition int32, key []byte, err error) {
 	partition = int32(binary.BigEndian.Uint32(k[2+n:]))
 	return table, partition, k[2+n+4:], nil
 }
+
+// PositionsPrefix is what the keys of all position records start with.
+func PositionsPrefix() []byte { return []byte{kindPosition} }
+
+// ParsePositionKey takes the key of a position record apart. It returns an error for every other key.
+func ParsePositionKey(k []byte) (processor string, task int32, err error) {
+	if len(k) < 2 || k[0] != kindPosition {
+		return "", 0, fmt.Errorf("parse store key %x: expected kind %#x and a name", k, kindPosition)
+	}
+	n := int(k[1])
+	if n == 0 || len(k) != 2+n+4 {
+		return "", 0, fmt.Errorf("parse store key %x: expected a name of %d bytes and a task", k, n)
+	}
+	return string(k[2 : 2+n]), int32(binary.BigEndian.Uint32(k[2+n:])), nil
+}

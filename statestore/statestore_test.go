@@ -147,3 +147,19 @@ func TestBindTiesAStoreToACluster(t *testing.T) {
 		t.Fatalf("bind a store whose meta record is torn: %v", err)
 	}
 }
+
+func TestPositionKeysAreRead(t *testing.T) {
+	t.Parallel()
+	processor, task, err := statestore.ParsePositionKey(statestore.PositionKey("reducer.postgres", 7))
+	if err != nil || processor != "reducer.postgres" || task != 7 {
+		t.Fatalf("%q, %d, %v", processor, task, err)
+	}
+	for _, k := range [][]byte{nil, {2}, {2, 0}, {2, 3, 'a'}, statestore.MetaKey(), statestore.Key("a", 1, nil), append(statestore.PositionKey("a", 1), 0)} {
+		if _, _, err := statestore.ParsePositionKey(k); err == nil {
+			t.Errorf("read %x", k)
+		}
+		if bytes.HasPrefix(k, statestore.PositionsPrefix()) != (len(k) > 0 && k[0] == 2) {
+			t.Errorf("the prefix of all positions is wrong about %x", k)
+		}
+	}
+}

@@ -136,6 +136,55 @@ func (r *root) removeOthers(keep int) error {
 	return nil
 }
 
+// cloneGeneration makes a generation's directory from the active one of another store. What Pebble never changes once it is written is linked,
+// the rest copied: a store that is opened goes on writing in its manifest.
+func cloneGeneration(fs vfs.FS, fromStore, to string) error {
+	other := &root{fs: fs, dir: fromStore}
+	n, err := other.active()
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%w: there is no %s", statestore.ErrVersion, activeFile)
+	}
+	var names []string
+	from := other.path(generationName(n))
+	if err == nil {
+		names, err = fs.List(from)
+	}
+	if err == nil {
+		err = makeDir(fs, to)
+	}
+	for _, name := range names {
+		switch {
+		case err != nil || name == "LOCK":
+		case strings.HasSuffix(name, ".sst"):
+			err = vfs.LinkOrCopy(fs, fs.PathJoin(from, name), fs.PathJoin(to, name))
+		default:
+			err = copyFile(fs, fs.PathJoin(from, name), fs.PathJoin(to, name))
+		}
+	}
+	if err == nil {
+		err = syncDir(fs, to)
+	}
+	if err != nil {
+		return fmt.Errorf("begin a generation of the state store with what is in %s: %w", fromStore, err)
+	}
+	return nil
+}
+
+// copyFile copies a file and makes it durable.
+func copyFile(fs vfs.FS, from, to string) error {
+	b, err := readFile(fs, from)
+	if err != nil {
+		return err
+	}
+	return writeFileSync(fs, to, string(b))
+}
+
+// unlockedFS takes no locks.
+type unlockedFS struct{ vfs.FS }
+
+// Lock implements [vfs.FS].
+func (unlockedFS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
+
 func readFile(fs vfs.FS, path string) (b []byte, err error) {
 	f, err := fs.Open(path)
 	if err != nil {

@@ -18,6 +18,7 @@ type Store struct {
 	root       *root
 	generation int
 	staged     bool
+	readOnly   bool
 	db         *pebble.DB
 	failure    *failure
 	closed     atomic.Bool
@@ -89,10 +90,63 @@ func Stage(o Options) (*Store, error) {
 	return s, nil
 }
 
+// StageFrom is [Stage], but the generation begins as the store in another directory, which nobody has open: a checkpoint. Tables are
+// linked where the file system can, and copied elsewhere; that store stays as it is.
+func StageFrom(o Options, from string) (*Store, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	r, err := openRoot(o.FS, o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	n, err := r.active()
+	if err == nil {
+		err = r.removeOthers(n)
+	}
+	if err == nil {
+		err = cloneGeneration(o.FS, from, r.path(generationName(n+1)))
+	}
+	var s *Store
+	if err == nil {
+		s, err = openGeneration(o, r, n+1)
+	}
+	if err != nil {
+		return nil, errors.Join(err, o.FS.RemoveAll(r.path(generationName(n+1))), r.lock.Close())
+	}
+	s.staged = true
+	return s, nil
+}
+
+// OpenReadOnly opens the store in o.Dir for reading alone: nothing in the directory is changed, and no lock taken, so any number of readers can
+// have it open. It is for stores that nobody writes to: checkpoints. Whatever writes returns an error.
+func OpenReadOnly(o Options) (*Store, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	r := &root{fs: o.FS, dir: o.Dir, lock: nil}
+	n, err := r.active()
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%w: %s holds no %s; expected the directory of a state store", statestore.ErrVersion, o.Dir, activeFile)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.FS = unlockedFS{o.FS}
+	return openGenerationAs(o, r, n, true)
+}
+
 func openGeneration(o Options, r *root, n int) (*Store, error) {
-	s := &Store{opts: o, root: r, generation: n, failure: newFailure()}
+	return openGenerationAs(o, r, n, false)
+}
+
+func openGenerationAs(o Options, r *root, n int, readOnly bool) (*Store, error) {
+	s := &Store{opts: o, root: r, generation: n, failure: newFailure(), readOnly: readOnly}
 	armed := &atomic.Bool{}
 	po := o.pebble(s.failure)
+	po.ReadOnly = readOnly
 	po.FS = &stopFS{FS: o.FS, dir: o.Dir, failure: s.failure, armed: armed}
 	cache := pebble.NewCache(o.CacheBytes)
 	defer cache.Unref()
@@ -105,7 +159,10 @@ func openGeneration(o Options, r *root, n int) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syncDir(o.FS, o.Dir); err != nil { // the generation's own directory
+	if !readOnly {
+		err = syncDir(o.FS, o.Dir) // the generation's own directory
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the state store in %s: %w", o.Dir, err), s.db.Close())
 	}
 	if _, _, err := statestore.ReadMeta(s); err != nil {
@@ -259,6 +316,9 @@ func (s *Store) Scratch(name string) string { return s.root.path(tmpDir, name) }
 func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return fmt.Errorf("close the state store: %w", statestore.ErrClosed)
+	}
+	if s.readOnly {
+		return s.failure.guard("close the state store", s.db.Close)
 	}
 	failed := s.failure.get()
 	err := s.failure.guard("close the state store", func() error {

@@ -486,3 +486,105 @@ func allocated(t *testing.T, dir string) (sum int64) {
 	}
 	return sum
 }
+
+func TestReadOnlyChangesNothing(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	if _, err := pebblestore.OpenReadOnly(o); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("opened what is not there: %v", err)
+	}
+	s := mustOpen(t, o)
+	put(t, s, "a", "1")
+	mustClose(t, s)
+	before := tree(t, o.Dir)
+	first, err := pebblestore.OpenReadOnly(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := pebblestore.OpenReadOnly(o)
+	if err != nil {
+		t.Fatalf("a second reader: %v", err)
+	}
+	for _, r := range []*pebblestore.Store{first, second} {
+		if v := get(t, r, "a"); v != "1" {
+			t.Fatalf("read %q", v)
+		}
+		var b statestore.Batch
+		b.Put([]byte("a"), []byte("2"))
+		if err := r.Apply(&b); err == nil {
+			t.Fatal("it took a write")
+		}
+		if err := r.Checkpoint(filepath.Join(t.TempDir(), "c")); err == nil {
+			t.Fatal("it made a checkpoint, which flushes")
+		}
+		mustClose(t, r)
+	}
+	if after := tree(t, o.Dir); after != before {
+		t.Fatalf("reading changed the directory:\n%s\nexpected:\n%s", after, before)
+	}
+	mustClose(t, mustOpen(t, o))
+}
+
+// tree lists the files below a directory with their sizes.
+func tree(t testing.TB, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			fmt.Fprintln(&b, path, info.Size(), info.ModTime())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestAStagedGenerationBeginsAsAnotherStore(t *testing.T) {
+	t.Parallel()
+	from, o := options(t), options(t)
+	s := mustOpen(t, from)
+	put(t, s, "a", "1")
+	mustClose(t, s)
+	s = mustOpen(t, o)
+	put(t, s, "b", "2")
+	mustClose(t, s)
+	staged, err := pebblestore.StageFrom(o, from.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, staged, "a", "3")
+	mustClose(t, staged) // not promoted: it never was
+	s = mustOpen(t, o)
+	if v := get(t, s, "b"); v != "2" {
+		t.Fatalf("the active generation holds %q", v)
+	}
+	mustClose(t, s)
+	if staged, err = pebblestore.StageFrom(o, from.Dir); err != nil {
+		t.Fatal(err)
+	}
+	put(t, staged, "c", "4")
+	if err := staged.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, staged)
+	s = mustOpen(t, o)
+	if a, c := get(t, s, "a"), get(t, s, "c"); a != "1" || c != "4" {
+		t.Fatalf("the new generation holds %q and %q", a, c)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, from)
+	if a := get(t, s, "a"); a != "1" {
+		t.Fatalf("the other store holds %q", a)
+	}
+	mustClose(t, s)
+	if _, err := pebblestore.StageFrom(o, filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Fatal("began with a store that is not there")
+	}
+	mustClose(t, mustOpen(t, o))
+}
