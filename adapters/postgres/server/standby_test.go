@@ -94,6 +94,7 @@ func TestDrainEndsWithTheUpstream(t *testing.T) {
 	primary := servertest.Start(t, server.RolePrimary)
 	primary.SQL(t, "CREATE TABLE t (g int)")
 	standby := servertest.Follow(t, primary, "s1")
+	servertest.Await(t, "the table", func() bool { return standby.SQL(t, "SELECT to_regclass('t') IS NOT NULL") == "t" })
 	drained := make(chan error, 1)
 	go func() { drained <- standby.DrainUpstream(ctx) }()
 	servertest.Await(t, "the sealed settings", func() bool { return standby.Settings()["primary_conninfo"] == "" })
