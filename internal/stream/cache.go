@@ -13,8 +13,8 @@ type entry struct {
 	value []byte // committed; nil says that the key is absent. Valid if known.
 	owner *table
 	slot  int32 // in the cache's ring
-	// pending is 1 + the index in the owner's overlay; 0 if the open transaction has not written the key.
-	pending int32
+	// pending is, for each of the owner's layers, 1 + the index in it; 0 if its transaction has not written the key.
+	pending [2]int32
 	known   bool // value is what is committed; false for a key that was written without being read
 	visited bool // since the clock's hand was here
 	// dirty: committed, not yet on the way to the store; flushing: being written to it.
@@ -24,7 +24,7 @@ type entry struct {
 func (e *entry) size() int { return len(e.key) + len(e.value) + entryOverhead }
 
 // pinned reports whether the entry holds what the store does not have.
-func (e *entry) pinned() bool { return e.dirty || e.flushing || e.pending != 0 }
+func (e *entry) pinned() bool { return e.dirty || e.flushing || e.pending != [2]int32{} }
 
 // cache keeps entries, encoded, up to a budget of bytes over all tables of a runtime. Pinned ones stay whatever the budget says (the
 // flusher bounds them); of the others those go first that were not used for a while, by the clock algorithm: it needs one bit
@@ -85,6 +85,9 @@ func (c *cache) remove(e *entry) {
 	c.ring[last] = nil
 	c.ring = c.ring[:last]
 	delete(e.owner.entries, e.key)
+	if e.owner.last == e {
+		e.owner.last = nil
+	}
 	c.used -= e.size()
 }
 
@@ -95,5 +98,6 @@ func (c *cache) purge(owner *table) {
 	for _, e := range owner.entries {
 		c.remove(e)
 	}
-	owner.overlay, owner.dirty, owner.flushing, owner.index = nil, nil, nil, nil
+	owner.layers = [2][]write{}
+	owner.dirty, owner.flushing, owner.index = nil, nil, nil
 }

@@ -1,46 +1,16 @@
 package stream
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/record"
 )
-
-// transaction is what is open between two commits.
-type transaction struct {
-	began   time.Time // when its first record was folded
-	records int
-	bytes   int
-
-	mu      sync.Mutex // acknowledgements come from the client's goroutines
-	failed  error
-	emitted map[int32]int64 // task → highest changelog offset + 1
-}
-
-// acknowledge takes the broker's answer for one record.
-func (x *transaction) acknowledge(task int32, changelog bool, offset int64, err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	switch {
-	case err != nil && x.failed == nil:
-		x.failed = err
-	case err == nil && changelog:
-		if x.emitted == nil {
-			x.emitted = map[int32]int64{}
-		}
-		x.emitted[task] = max(x.emitted[task], offset+1)
-	}
-}
 
 // cycle takes steps until ctx ends (it commits what is folded and returns nil) or something fails.
 func (r *Runtime) cycle(ctx context.Context) error {
@@ -54,10 +24,18 @@ func (r *Runtime) cycle(ctx context.Context) error {
 
 // step polls, follows the assignment, folds, commits and flushes, each where it is due.
 func (r *Runtime) step(ctx context.Context) error {
+	if r.full() {
+		if err := r.drain(ctx); err != nil {
+			return err
+		}
+	}
 	r.rewound = false
 	batch, err := r.session.Poll(ctx, r.opts.PollRecords, r.patience())
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
+	}
+	if err := r.settleEnding(ctx); err != nil {
+		return err
 	}
 	if err := r.reassign(ctx, batch); err != nil {
 		return err
@@ -74,9 +52,7 @@ func (r *Runtime) step(ctx context.Context) error {
 	if err := r.foldBatch(batch); err != nil {
 		return err
 	}
-	if err := r.maybeCommit(ctx); err != nil {
-		return err
-	}
+	r.maybeSeal(ctx)
 	if err := r.maybeFlush(); err != nil {
 		return err
 	}
@@ -93,18 +69,13 @@ func (r *Runtime) step(ctx context.Context) error {
 }
 
 // finish commits what is folded before a regular stop.
-func (r *Runtime) finish(ctx context.Context) error {
-	if !r.open() {
-		return nil
-	}
-	return r.commit(ctx)
-}
+func (r *Runtime) finish(ctx context.Context) error { return r.commit(ctx) }
 
 // patience is how long Poll may wait: until the next thing that is due.
 func (r *Runtime) patience() time.Duration {
 	now := r.opts.Clock.Now()
 	wait := r.flush.due(r.opts.FlushInterval).Sub(now)
-	if r.open() {
+	if r.open() && r.ending == nil { // the end of the one before wakes the poll
 		wait = min(wait, r.txn.began.Add(r.opts.PositionInterval).Sub(now))
 	}
 	if tick := r.def.Tick; tick != nil {
@@ -117,9 +88,6 @@ func (r *Runtime) patience() time.Duration {
 	}
 	return max(wait, 0)
 }
-
-// open reports whether anything was folded since the last commit.
-func (r *Runtime) open() bool { return r.txn.records > 0 }
 
 // foldBatch folds every record into its task, in the order of append times between the task's partitions. Tasks share nothing, so
 // they are folded at the same time where there is enough to do.
@@ -180,15 +148,17 @@ func (r *Runtime) foldShare(s *share) error {
 		if err := r.foldRecord(s, in, rec); err != nil {
 			return err
 		}
-		if len(s.task.outs) >= produceRecords {
-			r.produce(s)
+		if len(s.task.outs) >= produceRecords && r.ending == nil {
+			r.produce(s.task)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	r.produce(s)
+	if r.ending == nil {
+		r.produce(s.task)
+	}
 	return nil
 }
 
@@ -286,6 +256,7 @@ func (r *Runtime) foldRecord(s *share, in *input, rec *record.Record) error {
 		return nil // sent before a seek took hold
 	}
 	t := s.task
+	before := len(t.outs)
 	v := t.fold(in, rec)
 	if v.err != nil {
 		return &taskError{v.err}
@@ -299,6 +270,10 @@ func (r *Runtime) foldRecord(s *share, in *input, rec *record.Record) error {
 		t.wrote = true
 	}
 	s.records++
+	for i := range t.outs[before:] {
+		s.bytes += len(t.outs[before+i].Key) + len(t.outs[before+i].Value)
+	}
+	s.outs += len(t.outs) - before
 	return nil
 }
 
@@ -326,20 +301,15 @@ func (r *Runtime) deadLetter(t *task, rec *record.Record, v verdict) (record.Rec
 	if out.Partition == OwnPartition {
 		out.Partition = t.id
 	}
-	out.Headers = append(slices.Clip(out.Headers), record.Header{Key: HeaderOrigin, Value: appendOrigin(nil, rec)})
+	out.Headers = t.stamps.stamp(out.Headers, rec)
 	return out, nil
 }
 
-// produce hands the outputs of a task over.
-func (r *Runtime) produce(s *share) {
-	t := s.task
+// produce hands the outputs of a task over. Nothing may be ending: a producer has one transaction at a time.
+func (r *Runtime) produce(t *task) {
 	if len(t.outs) == 0 {
 		return
 	}
-	for i := range t.outs {
-		s.bytes += len(t.outs[i].Key) + len(t.outs[i].Value)
-	}
-	s.outs += len(t.outs)
 	x, id := r.txn, t.id
 	r.session.Produce(t.outs, func(topic string, offset int64, err error) {
 		x.acknowledge(id, topic == r.def.Changelog, offset, err)
@@ -370,153 +340,3 @@ func (r *Runtime) progress(f *Fetched, now time.Time) {
 	}
 	t.updateCaughtUp()
 }
-
-// due reports whether the open transaction must end now.
-func (r *Runtime) due(now time.Time) bool {
-	if !r.open() {
-		return false
-	}
-	age := now.Sub(r.txn.began)
-	wrote := false
-	for _, t := range r.tasks {
-		wrote = wrote || t.wrote
-	}
-	switch {
-	case r.txn.records >= r.opts.CommitRecords, r.txn.bytes >= r.opts.CommitBytes:
-		return true
-	case !wrote:
-		return age >= r.opts.PositionInterval
-	default:
-		return r.session.Buffered() == 0 || age >= r.pace.age()
-	}
-}
-
-func (r *Runtime) maybeCommit(ctx context.Context) error {
-	if !r.due(r.opts.Clock.Now()) {
-		return nil
-	}
-	return r.commit(ctx)
-}
-
-// commit ends the open transaction and does what its outcome demands.
-func (r *Runtime) commit(ctx context.Context) error {
-	// The end is not to be torn by a stop: a cancelled request leaves the outcome open.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.EndTimeout)
-	defer cancel()
-	began := r.opts.Clock.Now()
-	outcome, err := r.endTransaction(ctx)
-	took := r.opts.Clock.Now().Sub(began)
-	r.opts.Metrics.observeTransaction(r.def.Name, outcome, took)
-	switch outcome {
-	case TransactionCommitted:
-		r.pace.observe(took)
-		r.aborts = 0
-		r.keep()
-		r.opts.reach(PointCommitted)
-		return nil
-	case TransactionAborted:
-		r.log.Info("transaction aborted; its records are folded again", slog.Any("reason", err), slog.Int("records", r.txn.records))
-		r.dropOpen()
-		if errors.Is(err, ErrRevoked) {
-			return r.yield(ctx)
-		}
-		return err
-	default:
-		return fmt.Errorf("end the transaction: its outcome is unknown: %w", err)
-	}
-}
-
-// yield waits a moment after an abort: the group has moved on, and until the news arrives every attempt would end the same way.
-func (r *Runtime) yield(ctx context.Context) error {
-	r.aborts++
-	return clock.Wait(ctx, r.opts.Clock, min(time.Millisecond<<min(r.aborts, 10), 100*time.Millisecond))
-}
-
-// endTransaction waits for the outputs, then commits the offsets of every task that has progressed.
-func (r *Runtime) endTransaction(ctx context.Context) (Outcome, error) {
-	if err := r.session.Flush(ctx); err != nil {
-		return TransactionUnknown, fmt.Errorf("wait for the outputs: %w", err)
-	}
-	r.txn.mu.Lock()
-	failed := r.txn.failed
-	for id, out := range r.txn.emitted {
-		if t := r.tasks[id]; t != nil {
-			t.emitted = out
-		}
-	}
-	r.txn.mu.Unlock()
-	if failed != nil {
-		if err := r.session.Abort(ctx); err != nil {
-			return TransactionUnknown, errors.Join(failed, err)
-		}
-		return TransactionAborted, fmt.Errorf("produce: %w", failed)
-	}
-	r.opts.reach(PointProduced)
-	var ids []int32
-	var offsets []OffsetCommit
-	for _, t := range r.sortedTasks() {
-		if t.touched {
-			ids = append(ids, t.id)
-			offsets = append(offsets, t.offsets()...)
-		}
-	}
-	return r.session.Commit(ctx, ids, offsets)
-}
-
-// sortedTasks returns the running tasks in the order of their numbers.
-func (r *Runtime) sortedTasks() []*task {
-	out := make([]*task, 0, len(r.tasks))
-	for _, t := range r.tasks {
-		out = append(out, t)
-	}
-	slices.SortFunc(out, func(a, b *task) int { return cmp.Compare(a.id, b.id) })
-	return out
-}
-
-// keep makes the open transaction's state committed state.
-func (r *Runtime) keep() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.opts.Clock.Now()
-	r.cache.mu.Lock()
-	defer r.cache.mu.Unlock()
-	for _, t := range r.tasks {
-		if !t.touched {
-			continue
-		}
-		for _, tb := range t.tables {
-			r.flush.dirty += tb.commit()
-		}
-		t.committed()
-		r.flush.moved = true
-		r.status.committed(t, now)
-	}
-	r.resetTransaction()
-}
-
-// dropOpen forgets the open transaction and sets all partitions back to their committed positions; also those of tasks that had no
-// part in it, because what the current poll has brought of them is not going to be folded.
-func (r *Runtime) dropOpen() {
-	again := map[topicPartition]int64{}
-	for _, t := range r.tasks {
-		if t.touched {
-			for _, tb := range t.tables {
-				if !r.opts.sabotage.keepAborted {
-					tb.drop()
-				}
-			}
-			t.aborted()
-		}
-		for tp, in := range t.inputs {
-			again[tp] = in.committed
-		}
-	}
-	r.resetTransaction()
-	r.rewound = true
-	if len(again) > 0 {
-		r.session.Resume(again)
-	}
-}
-
-// resetTransaction begins a new one; a late acknowledgement of the old one finds nobody.
-func (r *Runtime) resetTransaction() { r.txn = &transaction{} }

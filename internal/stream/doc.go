@@ -16,14 +16,18 @@
 //
 // # The cycle
 //
-//	poll ─ fold ─────────── produce ─ flush ─ offsets with metadata ─ end of transaction ─┐
-//	 ▲     overlay → cache → dirty → store                                                  │
-//	 └── committed: overlay joins the dirty set · aborted: it is dropped, and no more · unknown: all is dropped and redone ◄─┘
+//	poll ─ fold ─────────── produce ─ seal ─ flush ─ offsets with metadata ─ end of transaction ─┐
+//	 ▲     open layer → ending layer → dirty → store                                             │
+//	 └── committed: the layer joins the dirty set · aborted: both layers are dropped, and no more · unknown: all is dropped and redone ◄─┘
 //
-// One goroutine takes the steps ([Runtime.Run]). A transaction ends at once when no input is waiting, else after so many records or
+// One goroutine takes the steps ([Runtime.Run]). A transaction is sealed at once when no input is waiting, else after so many records or
 // bytes, or at an age that follows what commits take (5 to 100 ms). Positions alone, where nothing was written, wait up to a
-// second and need no transaction. Beside the cycle, a flush writes the dirty set to the store now and then, as one batch with its
-// position, and tasks that were assigned recover.
+// second and need no transaction. Beside the cycle
+//
+//   - a sealed transaction ends, while the cycle folds the next one on top of it. The outputs of that are held back until the outcome is
+//     known;
+//   - a flush writes the dirty set to the store now and then, as one batch with its position;
+//   - tasks that were assigned recover.
 //
 // # Two positions
 //
@@ -45,6 +49,7 @@
 //
 // # What is not obvious
 //
+//   - An abort takes with it what was folded on top of it.
 //   - After an abort, machines are made anew. They have seen records that count as unseen, and their soft state may know of it.
 //   - A poll that brings a revocation may bring records too; if that rewinds the task, the whole poll is dropped and read again.
 //   - A panic of the machine drops what the record had emitted, and sends the record to the dead letters. A machine that breaks the
@@ -60,7 +65,7 @@
 //
 // # Files
 //
-// port, definition, options: what is given. runtime, cycle, task, table, cache: the cycle. recovery, evidence, decision, redo,
+// port, definition, options: what is given. runtime, cycle, commit, task, table, cache: the cycle. recovery, evidence, decision, redo,
 // refusal: assignment. flush, request: the store. view, status, digest, metrics: looking. rebuild, refold, compare: making state again. position,
 // metadata, origin: formats. point, sabotage: for the tests.
 package stream

@@ -41,18 +41,31 @@ func WithSabotage(o Options, s Sabotage) Options {
 // Begin connects and joins, for tests that take the steps themselves.
 func (r *Runtime) Begin(ctx context.Context) error { return r.begin(ctx) }
 
-// Step takes one step of the cycle, then waits for what it has started beside it.
-func (r *Runtime) Step(ctx context.Context) error {
+// WithLateEnds lets transactions end only when something waits for them.
+func WithLateEnds(o Options) Options {
+	o.lateEnds = true
+	return o
+}
+
+// Step takes one step of the cycle, then waits for what it has started beside it. A transaction that is sealed ends too, unless it is to be
+// late.
+func (r *Runtime) Step(ctx context.Context, late bool) error {
 	if err := r.step(ctx); err != nil {
 		return err
 	}
 	r.Rest()
-	return nil
+	if late {
+		return nil
+	}
+	return r.drain(ctx)
 }
 
 // Rest waits until nothing is going on beside the cycle.
 func (r *Runtime) Rest() {
 	r.recoveries.wg.Wait()
+	if e := r.ending; e != nil && e.run == nil {
+		<-e.done
+	}
 	if r.flush.running != nil {
 		<-r.flush.running
 	}

@@ -49,7 +49,8 @@ type Options struct {
 	// CommitBytes is how many bytes of output a transaction takes at most. Default 16 MiB; at least 1.
 	CommitBytes int
 	// CommitMinAge and CommitMaxAge bound the age at which a transaction ends while more input is waiting; between them, it
-	// is four times what commits have taken lately. Without waiting input a transaction ends at once. Default 5 ms and 100 ms.
+	// is four times what commits have taken lately. Without waiting input a transaction ends as soon as the one before has ended.
+	// Default 5 ms and 100 ms.
 	CommitMinAge, CommitMaxAge time.Duration
 	// PositionInterval is how long positions alone (input that changed nothing and said nothing) may stay uncommitted. A
 	// crash folds that much again. Default 1 s.
@@ -78,6 +79,8 @@ type Options struct {
 
 	// reached, where set, is called when the cycle has reached a named point: tests crash there.
 	reached func(Point)
+	// lateEnds lets transactions end only when something waits for them: tests decide what happens meanwhile.
+	lateEnds bool
 	// sabotage takes safety away; the tests prove with it that they would see the loss.
 	sabotage sabotage
 }

@@ -16,6 +16,35 @@ const HeaderOrigin = "regent_origin"
 // ReasonPanic is the reason of a dead letter for a record on which the machine panicked.
 const ReasonPanic = "panic"
 
+// stamps puts origins on outputs. Many share an allocation, because every output has one; they are never written to again.
+type stamps struct {
+	bytes   []byte
+	headers []record.Header
+}
+
+// How much is allocated at once.
+const (
+	stampBytes   = 8 << 10
+	stampHeaders = 256
+)
+
+// stamp returns the headers of an output with its origin added, in a slice of their own.
+func (s *stamps) stamp(headers []record.Header, from *record.Record) []record.Header {
+	if longest := len(from.Topic) + len("/-2147483648/-9223372036854775808"); cap(s.bytes)-len(s.bytes) < longest {
+		s.bytes = make([]byte, 0, max(stampBytes, longest))
+	}
+	at := len(s.bytes)
+	s.bytes = appendOrigin(s.bytes, from)
+	n := len(headers) + 1
+	if cap(s.headers)-len(s.headers) < n {
+		s.headers = make([]record.Header, 0, max(stampHeaders, n))
+	}
+	begin := len(s.headers)
+	s.headers = append(s.headers, headers...)
+	s.headers = append(s.headers, record.Header{Key: HeaderOrigin, Value: slices.Clip(s.bytes[at:])})
+	return slices.Clip(s.headers[begin:])
+}
+
 func appendOrigin(b []byte, rec *record.Record) []byte {
 	b = append(b, rec.Topic...)
 	b = append(b, '/')

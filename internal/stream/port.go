@@ -27,7 +27,8 @@ type SessionSpec struct {
 }
 
 // Session is one membership in the group, with its transactions. It is used by one goroutine, except where a method says
-// otherwise. After an error that is not said to be harmless, it can only be closed.
+// otherwise: a transaction ends (Flush, then Commit or Abort) on another one, while the first goes on with Poll, Buffered and
+// Resume; until it has ended, nothing is produced. After an error that is not said to be harmless, it can only be closed.
 type Session interface {
 	// ClusterID names the Kafka cluster. Safe for concurrent use.
 	ClusterID() string

@@ -79,6 +79,7 @@ type mortal struct {
 	name  string
 	store *forgetful
 	rt    *stream.Runtime // nil while it is down
+	late  bool            // a transaction that is sealed does not end before something waits for it
 	// doom is the operation at which it fails, countdown how many of them it has left.
 	mu        sync.Mutex // two tasks may recover at the same time
 	doom      string
@@ -106,7 +107,7 @@ func (m *mortal) start() {
 		Log: &memLog{cluster: m.w.c, instance: m.name, fault: m.fault}, Store: m.store, Clock: m.w.clock,
 		PollRecords: 7, CommitRecords: 20, Workers: 1, CacheBytes: 2000, FlushBytes: 1500, Logger: slog.New(slog.DiscardHandler),
 	}
-	rt, err := stream.New(definition(), stream.WithSabotage(o, m.w.sabotage))
+	rt, err := stream.New(definition(), stream.WithLateEnds(stream.WithSabotage(o, m.w.sabotage)))
 	if err != nil {
 		m.w.t.Fatalf("make a runtime: %v", err)
 	}
@@ -134,7 +135,7 @@ func (m *mortal) step() {
 	if m.rt == nil {
 		return
 	}
-	err := m.rt.Step(context.Background())
+	err := m.rt.Step(context.Background(), m.late)
 	if err == nil {
 		return
 	}
@@ -174,6 +175,10 @@ func (w *world) actions() map[string]func(*rapid.T) {
 				m.doom = ""
 				m.start()
 			}
+		},
+		"late": func(*rapid.T) {
+			m := w.pick()
+			m.late = !m.late
 		},
 		"crash": func(*rapid.T) { w.pick().crash() },
 		"fall back": func(t *rapid.T) { // the machine loses power: the store falls back to an earlier batch
@@ -333,7 +338,7 @@ func (w *world) checkInstance(m *mortal, p int32, k stream.Committed, want map[s
 // settle lets everybody finish: all input must be committed in the end, whatever has happened.
 func (w *world) settle() {
 	for _, m := range w.instances {
-		m.doom = ""
+		m.doom, m.late = "", false
 		if m.rt == nil {
 			m.start()
 		}

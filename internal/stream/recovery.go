@@ -54,6 +54,9 @@ func (r *Runtime) revoke(ctx context.Context, ids []int32) error {
 	for _, id := range ids {
 		r.recoveries.abandon(id)
 	}
+	if err := r.drain(ctx); err != nil {
+		return err
+	}
 	touched := slices.ContainsFunc(ids, func(id int32) bool { t := r.tasks[id]; return t != nil && t.touched })
 	if touched {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.EndTimeout)
@@ -184,14 +187,13 @@ func (r *Runtime) settleRecoveries(ctx context.Context) error {
 
 // stamp writes the group's position of a task whose recovery found S ahead of it. A transaction that is open ends first.
 func (r *Runtime) stamp(ctx context.Context, t *task) error {
-	if r.open() {
-		if err := r.commit(ctx); err != nil {
-			return err
-		}
+	if err := r.commit(ctx); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.EndTimeout)
 	defer cancel()
-	outcome, err := r.session.Commit(ctx, []int32{t.id}, t.offsets())
+	x := t.extent()
+	outcome, err := r.session.Commit(ctx, []int32{t.id}, x.offsets())
 	if outcome != TransactionCommitted {
 		return fmt.Errorf("write the recovered position of task %d: %s: %w", t.id, outcome, err)
 	}

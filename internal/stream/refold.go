@@ -93,10 +93,11 @@ func (b *rebuild) refoldTask(ctx context.Context, id int32) error {
 // spill writes what was folded to the store when it has grown to a size.
 func (t *task) spill(s statestore.Store, size int) error {
 	for _, tb := range t.tables {
-		if len(tb.overlay) == 0 || len(tb.overlay)*entryOverhead < size {
+		if n := len(tb.layers[tb.current]); n == 0 || n*entryOverhead < size {
 			continue
 		}
 		tb.cache.mu.Lock()
+		tb.seal()
 		tb.commit()
 		taken := tb.takeDirty()
 		tb.cache.mu.Unlock()

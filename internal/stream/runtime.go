@@ -29,6 +29,7 @@ type Runtime struct {
 	cache       *cache
 	generations map[int32]int64
 	txn         *transaction
+	ending      *ending // the transaction before, while it ends
 	requests    chan request
 	over        chan struct{} // closed when Run has returned
 	aborts      int           // in a row
@@ -172,6 +173,7 @@ func (r *Runtime) begin(ctx context.Context) error {
 // endSession brings everything to rest: recoveries end, committed state is flushed, tasks and caches go, the group is left.
 func (r *Runtime) endSession(ctx context.Context, patience time.Duration) error {
 	r.recoveries.stop()
+	r.giveUp(patience)
 	flushed := errors.Join(r.flushAll(), r.serve())
 	if r.session == nil {
 		return flushed

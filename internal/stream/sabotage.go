@@ -26,7 +26,8 @@ func (r *Runtime) flushAhead() error {
 	var b statestore.Batch
 	for _, t := range r.sortedTasks() {
 		for _, name := range r.def.tableNames() {
-			appendWrites(&b, t.tables[name].overlay)
+			tb := t.tables[name]
+			appendWrites(&b, tb.layers[tb.current])
 		}
 	}
 	return errors.Join(r.opts.Store.Apply(&b), r.opts.Store.Flush())

@@ -12,9 +12,9 @@ import (
 	"github.com/regent-infra/regent/statestore"
 )
 
-// table is one table of one task. What it holds in memory are entries by key; each has up to two values:
+// table is one table of one task. What it holds in memory are entries by key; each has up to three values:
 //
-//	pending    written by the transaction that is open, seen by the machine alone: in the overlay
+//	pending    written by the transaction that is open, or by the one that is ending; seen by the machine alone: in a layer each
 //	committed  known to everybody; dirty, then flushing, then clean, as it moves to the store
 //
 // Below them is the store, with what was flushed. An entry that is not clean hides the store's, so that nobody sees the move.
@@ -28,14 +28,17 @@ type table struct {
 	cache  *cache
 
 	// The rest is changed by the cycle's goroutine with the cache's lock held.
-	entries  map[string]*entry
-	overlay  []write
+	entries map[string]*entry
+	last    *entry // the one that get has returned last: what is read is mostly written next
+	// layers are what the open transaction has written (layers[current]) and the one that is ending. Sealing turns them round.
+	layers   [2][]write
+	current  int
 	dirty    []*entry
 	flushing []write
 	index    *index // nil until a machine has asked for a range
 }
 
-// write is what the open transaction has put under a key; nil deletes.
+// write is what a transaction has put under a key; nil deletes.
 type write struct {
 	entry *entry
 	value []byte
@@ -63,14 +66,11 @@ func (t *table) get(key []byte) ([]byte, error) {
 	c := t.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := t.entries[string(key)]
+	e := t.find(key)
 	if e != nil {
 		e.visited = true
-		switch {
-		case e.pending != 0:
-			return t.overlay[e.pending-1].value, nil
-		case e.known:
-			return e.value, nil
+		if v, ok := t.seen(e); ok {
+			return v, nil
 		}
 	}
 	v, err := t.stored(string(key))
@@ -80,9 +80,30 @@ func (t *table) get(key []byte) ([]byte, error) {
 	if e == nil {
 		e = c.add(t, string(key))
 	}
+	t.last = e
 	c.assign(e, v)
 	c.evict()
 	return v, nil
+}
+
+// find returns the entry of a key, if there is one.
+func (t *table) find(key []byte) *entry {
+	if t.last != nil && t.last.key == string(key) {
+		return t.last
+	}
+	t.last = t.entries[string(key)]
+	return t.last
+}
+
+// seen returns what the machine sees in an entry; ok is false if only the store knows.
+func (t *table) seen(e *entry) (value []byte, ok bool) {
+	if i := e.pending[t.current]; i != 0 {
+		return t.layers[t.current][i-1].value, true
+	}
+	if i := e.pending[1-t.current]; i != 0 {
+		return t.layers[1-t.current][i-1].value, true
+	}
+	return e.value, e.known
 }
 
 // stored returns what the store has under key; nil if it has nothing.
@@ -109,33 +130,34 @@ func (t *table) committed(key []byte) ([]byte, error) {
 	return t.stored(string(key))
 }
 
-// undo is what a write to the overlay replaced.
+// undo is what a write to the open layer replaced.
 type undo struct {
 	write   write
 	existed bool
 }
 
-// put writes to the overlay, and returns how to take it back. The value becomes the table's own; the key is copied.
+// put writes to the open layer, and returns how to take it back. The value becomes the table's own; the key is copied.
 func (t *table) put(key, value []byte) undo {
 	c := t.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := t.entries[string(key)]
+	e := t.find(key)
 	if e == nil {
 		e = c.add(t, string(key))
 	}
 	e.visited = true
-	if e.pending != 0 {
-		w := &t.overlay[e.pending-1]
+	layer := &t.layers[t.current]
+	if i := e.pending[t.current]; i != 0 {
+		w := &(*layer)[i-1]
 		before := *w
 		w.value = value
 		return undo{write: before, existed: true}
 	}
-	if t.index != nil && !e.dirty && !e.flushing {
+	if t.index != nil && !e.pinned() {
 		t.index.ReplaceOrInsert(e.key, e)
 	}
-	t.overlay = append(t.overlay, write{e, value})
-	e.pending = int32(len(t.overlay)) //nolint:gosec // a transaction has fewer
+	*layer = append(*layer, write{e, value})
+	e.pending[t.current] = int32(len(*layer)) //nolint:gosec // a transaction has fewer
 	c.evict()
 	return undo{write: write{entry: e}}
 }
@@ -146,24 +168,25 @@ func (u undo) revert() {
 	t := e.owner
 	t.cache.mu.Lock()
 	defer t.cache.mu.Unlock()
+	layer, i := t.layers[t.current], e.pending[t.current]
 	if u.existed {
-		t.overlay[e.pending-1].value = u.write.value
+		layer[i-1].value = u.write.value
 		return
 	}
-	last := len(t.overlay) - 1
-	if int(e.pending) != last+1 {
+	last := len(layer) - 1
+	if int(i) != last+1 {
 		panic(fmt.Sprintf("table %q: a write is reverted out of order", t.name))
 	}
-	t.overlay[last] = write{}
-	t.overlay = t.overlay[:last]
-	t.forsake(e)
+	layer[last] = write{}
+	t.layers[t.current] = layer[:last]
+	t.forsake(e, t.current)
 }
 
-// forsake makes an entry as if the open transaction had not written it.
-func (t *table) forsake(e *entry) {
-	e.pending = 0
+// forsake makes an entry as if the transaction of a layer had not written it.
+func (t *table) forsake(e *entry, layer int) {
+	e.pending[layer] = 0
 	t.unlist(e)
-	if !e.known {
+	if !e.known && !e.pinned() {
 		t.cache.remove(e)
 	}
 }
@@ -175,10 +198,19 @@ func (t *table) unlist(e *entry) {
 	}
 }
 
-// commit moves the overlay into the dirty set and returns how many bytes that adds. The caller holds the cache's lock, over all tables
-// of the transaction, so that readers see all of it or nothing.
+// seal begins a new layer; the one that was open is that of the ending transaction. The caller holds the cache's lock.
+func (t *table) seal() {
+	if len(t.layers[1-t.current]) > 0 {
+		panic(fmt.Sprintf("table %q: a transaction is sealed while one is ending", t.name))
+	}
+	t.current = 1 - t.current
+}
+
+// commit moves what the ending transaction has written into the dirty set and returns how many bytes that adds. The caller holds the
+// cache's lock, over all tables of the transaction, so that readers see all of it or nothing.
 func (t *table) commit() (added int) {
-	for i, w := range t.overlay {
+	sealed := t.layers[1-t.current]
+	for i, w := range sealed {
 		e := w.entry
 		if e.dirty {
 			added += len(w.value) - len(e.value)
@@ -188,22 +220,24 @@ func (t *table) commit() (added int) {
 			t.dirty = append(t.dirty, e)
 		}
 		t.cache.assign(e, w.value)
-		e.pending = 0
-		t.overlay[i] = write{}
+		e.pending[1-t.current] = 0
+		sealed[i] = write{}
 	}
-	t.overlay = t.overlay[:0]
+	t.layers[1-t.current] = sealed[:0]
 	return added
 }
 
-// drop forgets what the open transaction wrote.
+// drop forgets what is not committed: of the transaction that is open and of the one that was ending.
 func (t *table) drop() {
 	t.cache.mu.Lock()
 	defer t.cache.mu.Unlock()
-	for i, w := range t.overlay {
-		t.forsake(w.entry)
-		t.overlay[i] = write{}
+	for n, layer := range t.layers {
+		for i, w := range layer {
+			t.forsake(w.entry, n)
+			layer[i] = write{}
+		}
+		t.layers[n] = layer[:0]
 	}
-	t.overlay = t.overlay[:0]
 }
 
 // takeDirty begins a flush: it returns the dirty entries with their values as of now. The caller holds the cache's lock.
@@ -233,15 +267,15 @@ type pair struct {
 	value []byte
 }
 
-// unclean returns what hides the store under prefix, in key order; with what the open transaction has written, if asked to. The caller
-// holds the cache's lock.
-func (t *table) unclean(prefix string, open bool) []pair {
+// unclean returns what hides the store under prefix, in key order; with what is not committed, if asked to. The caller holds the
+// cache's lock.
+func (t *table) unclean(prefix string, pending bool) []pair {
 	var out []pair
 	add := func(e *entry) {
-		switch {
-		case e.pending != 0 && open:
-			out = append(out, pair{e.key, t.overlay[e.pending-1].value})
-		case e.dirty || e.flushing:
+		if pending && e.pinned() {
+			v, _ := t.seen(e)
+			out = append(out, pair{e.key, v})
+		} else if e.dirty || e.flushing {
 			out = append(out, pair{e.key, e.value})
 		}
 	}
@@ -278,18 +312,24 @@ func (t *table) order() {
 // pinned yields the entries that hold what the store does not have, each once, in no order.
 func (t *table) pinned() iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		for _, w := range t.overlay {
+		for _, w := range t.layers[0] {
 			if !yield(w.entry) {
 				return
 			}
 		}
+		for _, w := range t.layers[1] {
+			if w.entry.pending[0] == 0 && !yield(w.entry) {
+				return
+			}
+		}
+		pending := func(e *entry) bool { return e.pending != [2]int32{} }
 		for _, e := range t.dirty {
-			if e.pending == 0 && !yield(e) {
+			if !pending(e) && !yield(e) {
 				return
 			}
 		}
 		for _, w := range t.flushing {
-			if e := w.entry; e.pending == 0 && !e.dirty && !yield(e) {
+			if e := w.entry; !pending(e) && !e.dirty && !yield(e) {
 				return
 			}
 		}

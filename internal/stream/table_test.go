@@ -19,16 +19,18 @@ func TestTableLayersEqualAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		store := memstore.New()
 		tb := newTable("p", "t", 3, store, newCache(rapid.IntRange(1, 2000).Draw(t, "budget")))
-		seen, kept := map[string]string{}, map[string]string{}
+		seen, sealed, kept := map[string]string{}, map[string]string{}, map[string]string{}
 		for range rapid.IntRange(1, 40).Draw(t, "operations") {
 			k := rapid.StringMatching(`[ab]{0,3}`).Draw(t, "key")
 			switch rapid.IntRange(0, 9).Draw(t, "operation") {
-			case 0:
+			case 0: // the transaction that is ending commits, and the open one is sealed
 				tb.commit()
-				kept = maps.Clone(seen)
+				kept = maps.Clone(sealed)
+				tb.seal()
+				sealed = maps.Clone(seen)
 			case 1:
 				tb.drop()
-				seen = maps.Clone(kept)
+				seen, sealed = maps.Clone(kept), maps.Clone(kept)
 			case 2: // a flush, as the flusher does it
 				if tb.flushing == nil {
 					tb.takeDirty()
@@ -97,7 +99,7 @@ func checkCache(t *rapid.T, c *cache) {
 		if int(e.slot) != i || e.owner.entries[e.key] != e {
 			t.Fatalf("entry %q: slot %d is not %d, or the table has another one", e.key, e.slot, i)
 		}
-		if !e.known && e.pending == 0 {
+		if !e.known && !e.pinned() {
 			t.Fatalf("entry %q says nothing", e.key)
 		}
 		used += e.size()
@@ -132,6 +134,7 @@ func TestCachePurgeGivesTheMemoryBack(t *testing.T) {
 			tb.put(fmt.Appendf(nil, "%d", i), []byte("value"))
 		}
 	}
+	a.seal()
 	a.commit()
 	c.purge(a)
 	if len(a.entries) != 0 || len(b.entries) != 20 {

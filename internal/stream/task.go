@@ -27,17 +27,17 @@ type task struct {
 
 	// folded is the stream time as of the last folded record.
 	folded time.Time
-	// touched says that a record was folded since the last commit, wrote that something was written to a table or produced.
-	touched, wrote bool
-	// emitted is the highest offset + 1 that the changelog's broker has given to a record of this transaction.
-	emitted int64
+	// touched says that a record was folded since the last transaction was sealed, wrote that something was written to a table or
+	// produced; sealed, that the task has a part in the transaction that is ending.
+	touched, wrote, sealed bool
 
 	// lastTick is when the tick topic's partition was last seen to move, or a tick was sent.
 	lastTick time.Time
 	caughtUp bool
 
 	// outs are the outputs that are not handed over yet.
-	outs []record.Record
+	outs   []record.Record
+	stamps stamps
 	// the record under process
 	rec   *record.Record
 	undos []undo
@@ -108,7 +108,7 @@ func (t *task) Emit(out record.Record) {
 	if out.Partition == OwnPartition {
 		out.Partition = t.id
 	}
-	out.Headers = append(slices.Clip(out.Headers), record.Header{Key: HeaderOrigin, Value: appendOrigin(nil, t.rec)})
+	out.Headers = t.stamps.stamp(out.Headers, t.rec)
 	t.outs = append(t.outs, out)
 }
 
@@ -137,7 +137,7 @@ type verdict struct {
 	err    error
 }
 
-// fold gives one record to the machine. Whatever it emits is among the task's outputs and in the overlay, or in neither.
+// fold gives one record to the machine. Whatever it emits is among the task's outputs and in the open layer, or in neither.
 func (t *task) fold(in *input, rec *record.Record) verdict {
 	in.next = rec.Offset + 1
 	if rec.Timestamp.After(t.folded) {
@@ -205,42 +205,68 @@ func (t *task) updateCaughtUp() {
 	t.caughtUp = true
 }
 
-// metadata is what the next commit says of the task.
-func (t *task) metadata() Metadata {
-	return Metadata{Out: max(t.out, t.emitted), Changelog: t.changelog, FoldVersion: t.def.FoldVersion, StreamTime: t.folded}
+// extent is how far a task has come when a transaction is sealed: what its commit says.
+type extent struct {
+	task *task
+	// out is the end of the task's writing in the changelog, with this transaction's.
+	out    int64
+	folded time.Time
+	next   []progress
+}
+
+// progress is the next offset of an input.
+type progress struct {
+	in   *input
+	next int64
+}
+
+// extent returns how far the task has come.
+func (t *task) extent() extent {
+	x := extent{task: t, out: t.out, folded: t.folded, next: make([]progress, 0, len(t.inputs))}
+	for _, in := range t.inputs {
+		x.next = append(x.next, progress{in, in.next})
+	}
+	return x
+}
+
+// seal closes the task's part in the open transaction.
+func (t *task) seal() extent {
+	t.touched, t.wrote, t.sealed = false, false, true
+	return t.extent()
 }
 
 // offsets are the commits of all input partitions, progressed or not.
-func (t *task) offsets() []OffsetCommit {
-	meta := t.metadata().Encode()
-	out := make([]OffsetCommit, 0, len(t.inputs))
-	for _, in := range t.inputs {
-		out = append(out, OffsetCommit{TopicPartition: in.topicPartition, Offset: in.next, Metadata: meta})
+func (x *extent) offsets() []OffsetCommit {
+	meta := Metadata{Out: x.out, Changelog: x.task.changelog, FoldVersion: x.task.def.FoldVersion, StreamTime: x.folded}.Encode()
+	out := make([]OffsetCommit, 0, len(x.next))
+	for _, p := range x.next {
+		out = append(out, OffsetCommit{TopicPartition: p.in.topicPartition, Offset: p.next, Metadata: meta})
 	}
 	return out
 }
 
-// committed makes the open transaction's positions the committed ones.
-func (t *task) committed() {
-	t.out = max(t.out, t.emitted)
-	t.streamTime = t.folded
-	for _, in := range t.inputs {
-		in.committed = in.next
+// commit makes the positions the committed ones.
+func (x *extent) commit() {
+	t := x.task
+	t.out, t.streamTime, t.sealed = x.out, x.folded, false
+	for _, p := range x.next {
+		p.in.committed = p.next
 	}
-	t.touched, t.wrote, t.emitted = false, false, 0
 }
 
 // aborted takes the positions back to the committed ones. The machine has seen records that count as unseen now, and may have
 // drawn conclusions from them, so it is replaced by a new one.
 func (t *task) aborted() {
-	if t.touched {
+	if t.touched || t.sealed {
 		t.machine = t.def.NewMachine(t.id)
 	}
+	clear(t.outs)
+	t.outs = t.outs[:0]
 	t.folded = t.streamTime
 	for _, in := range t.inputs {
 		in.next = in.committed
 	}
-	t.touched, t.wrote, t.emitted = false, false, 0
+	t.touched, t.wrote, t.sealed = false, false, false
 }
 
 // position is P as of the last commit.
