@@ -98,7 +98,8 @@ func (o *outside) open(t testing.TB, replicas int16) {
 func openBroker(t testing.TB, addrs []string, replicas int16) *broker {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
-		kgo.MetadataMinAge(50*time.Millisecond), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }))
+		kgo.MetadataMinAge(50*time.Millisecond), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
+		kgo.AlwaysRetryEOF()) // a broker that is killed may have accepted a connection
 	if err != nil {
 		t.Fatal(err)
 	}

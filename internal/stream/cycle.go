@@ -46,7 +46,7 @@ func (r *Runtime) step(ctx context.Context) error {
 	if r.rewound {
 		return nil // what this poll brought follows records that have to be read again first
 	}
-	if len(batch.Fetched) > 0 && !r.open() {
+	if len(batch.Fetched) > 0 && !r.open() && r.ending == nil {
 		r.opts.reach(PointPolled)
 	}
 	if err := r.foldBatch(batch); err != nil {

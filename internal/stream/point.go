@@ -5,7 +5,7 @@ type Point string
 
 // The points, in the order of the cycle.
 const (
-	// PointPolled: records have been read, no transaction is open.
+	// PointPolled: records have been read, no transaction is open or ending.
 	PointPolled Point = "polled"
 	// PointFolding: records are folded and some of their outputs are on the way, nothing is decided.
 	PointFolding Point = "folding"
