@@ -10,8 +10,8 @@ LDFLAGS := -X main.version=$(VERSION)
 TEST_TIMEOUT ?= 25m
 # Tests on a real Apache Kafka have it in their names, also where they are one case of a test.
 NEEDS_JAVA := ApacheKafka|./ApacheKafka
-# Contenders of the benchmark that are modules of their own.
-BENCH_MODULES := bench/copy bench/goka
+# What is a module of its own: contenders of the benchmark, and programs that others copy.
+MODULES := bench/copy bench/goka docs/clients/go
 COVER_PKGS := ./processors/...,./internal/stream/...,./statestore/...
 COVER_MIN := 85
 
@@ -33,16 +33,20 @@ demo: build ## Run the main job on three real PostgreSQL nodes (ARGS=--script: u
 java:
 	@.ci/java
 
+.PHONY: python
+python:
+	@.ci/python
+
 .PHONY: test
-test: java ## Run all tests
+test: java python ## Run all tests
 	$(GO) test -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: test-embedded
-test-embedded: ## Run the tests that need no Java: all but those on a real Apache Kafka
+test-embedded: python ## Run the tests that need no Java: all but those on a real Apache Kafka
 	REGENT_TEST_JAVA=none $(GO) test -timeout $(TEST_TIMEOUT) -skip '$(NEEDS_JAVA)' ./...
 
 .PHONY: test-race
-test-race: java ## Run all tests under the race detector
+test-race: java python ## Run all tests under the race detector
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: soak
@@ -76,7 +80,7 @@ cover: ## Statement coverage of the processors, the runtime and the state store;
 .PHONY: lint
 lint: $(GOLANGCI) check-generated ## Run the linters and check that generated code is current
 	$(GO) vet ./...
-	for dir in $(BENCH_MODULES); do (cd $$dir && $(GO) vet ./...) || exit 1; done
+	for dir in $(MODULES); do (cd $$dir && $(GO) vet ./...) || exit 1; done
 	$(GOLANGCI) run ./...
 
 .PHONY: fmt

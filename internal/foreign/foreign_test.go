@@ -1,0 +1,61 @@
+package foreign
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAMissingLanguageSaysHowToGetIt(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	t.Setenv("REGENT_CACHE", filepath.Join(dir, "cache"))
+	check := func(want ...string) {
+		t.Helper()
+		_, err := Python(t.Context(), "../..")
+		for _, w := range want {
+			if err == nil || !strings.Contains(err.Error(), w) {
+				t.Errorf("got %v, expected %q in it", err, w)
+			}
+		}
+	}
+	check("no python3 in PATH", "apt-get install -y python3-venv")
+	// A Python without the module venv.
+	script := "#!/bin/sh\n[ \"$1\" = -c ] || { echo 'No module named venv' >&2; exit 1; }\n"
+	if err := os.WriteFile(filepath.Join(dir, "python3"), []byte(script), 0o700); err != nil { //nolint:gosec // it is to be run
+		t.Fatal(err)
+	}
+	check("make a virtual environment", "No module named venv", "apt-get install -y python3-venv")
+	if left, err := os.ReadDir(filepath.Join(dir, "cache")); err != nil || len(left) != 0 {
+		t.Errorf("what was half made is left: %v, %v", left, err)
+	}
+}
+
+func TestWhatWasMadeIsKept(t *testing.T) {
+	t.Setenv("REGENT_CACHE", t.TempDir())
+	made := 0
+	build := func(text string, fails error) (string, error) {
+		return cached(t.Context(), "thing", []byte(text), func(beside string) error {
+			made++
+			return errors.Join(fails, os.WriteFile(filepath.Join(beside, "file"), []byte(text), 0o600))
+		})
+	}
+	first, err := build("one", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := build("one", nil)
+	if err != nil || again != first || made != 1 {
+		t.Errorf("asked again, it was made %d times in %s, %v", made, again, err)
+	}
+	if _, err := build("two", context.Canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	other, err := build("two", nil)
+	if err != nil || other == first || made != 3 {
+		t.Errorf("something else was made %d times in %s, %v", made, other, err)
+	}
+}
