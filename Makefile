@@ -68,6 +68,10 @@ soak-crash: java ## 1,000 crash rounds of the runtime on the embedded broker, 20
 	REGENT_CRASH_ROUNDS=1000 REGENT_CRASH_REPORT=$(CURDIR)/crash-report.md $(GO) test -count=1 -timeout 180m -run TestCrashRounds ./internal/stream
 	@cat crash-report.md
 
+.PHONY: replay-moments
+replay-moments: java ## Ask for 1,000 moments of each of four histories, with compaction, on Apache Kafka and on the embedded broker
+	REGENT_REPLAY_MOMENTS=1000 $(GO) test -count=1 -timeout 60m -v -run TestWhatWasServed ./internal/replay
+
 .PHONY: bench-quick
 bench-quick: ## Hold what a record costs in allocations and instructions against the budget (a part of make test, too)
 	$(GO) test -count=1 -v ./bench/quick
