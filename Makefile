@@ -9,7 +9,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 TEST_TIMEOUT ?= 25m
 # Tests on a real Apache Kafka have it in their names, also where they are one case of a test.
-NEEDS_JAVA := ApacheKafka|./ApacheKafka
+NEEDS_JAVA := ApacheKafka|./ApacheKafka|././ApacheKafka
 # What is a module of its own: contenders of the benchmark, and programs that others copy.
 MODULES := bench/copy bench/goka docs/clients/go
 COVER_PKGS := ./processors/...,./internal/stream/...,./statestore/...

@@ -94,8 +94,7 @@ func cached(ctx context.Context, name string, asked []byte, make func(beside str
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(asked)
-	home := filepath.Join(cache, name+"-"+hex.EncodeToString(sum[:8]))
+	home := filepath.Join(cache, name+"-"+hash(asked))
 	if _, err := os.Stat(home); err == nil {
 		return home, nil
 	}
@@ -117,6 +116,11 @@ func cached(ctx context.Context, name string, asked []byte, make func(beside str
 		return "", err
 	}
 	return home, nil
+}
+
+func hash(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
 }
 
 // run runs a command, whose output becomes part of the error.

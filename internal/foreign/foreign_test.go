@@ -2,11 +2,16 @@ package foreign
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/regent-infra/regent/internal/artifact"
 )
 
 func TestAMissingLanguageSaysHowToGetIt(t *testing.T) {
@@ -57,5 +62,32 @@ func TestWhatWasMadeIsKept(t *testing.T) {
 	other, err := build("two", nil)
 	if err != nil || other == first || made != 3 {
 		t.Errorf("something else was made %d times in %s, %v", made, other, err)
+	}
+}
+
+// Who builds with Maven gets the libraries that the tests run with.
+func TestThePomAsksForWhatIsPinned(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/clients/java/pom.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pom struct {
+		Dependencies []struct {
+			Group    string `xml:"groupId"`
+			Artifact string `xml:"artifactId"`
+			Version  string `xml:"version"`
+		} `xml:"dependencies>dependency"`
+	}
+	if err := xml.Unmarshal(raw, &pom); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range pom.Dependencies {
+		path := fmt.Sprintf("%s/%s/%s/%s-%s.jar", strings.ReplaceAll(d.Group, ".", "/"), d.Artifact, d.Version, d.Artifact, d.Version)
+		if !slices.ContainsFunc(jarFiles(), func(f artifact.File) bool { return f.Path == path }) {
+			t.Errorf("pom.xml asks for %s, which jars.sha256 does not have", path)
+		}
+	}
+	if len(pom.Dependencies) < 4 {
+		t.Errorf("pom.xml has %d dependencies", len(pom.Dependencies))
 	}
 }

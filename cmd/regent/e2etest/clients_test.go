@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 	"github.com/regent-infra/regent/internal/childprocess"
 	"github.com/regent-infra/regent/internal/event"
 	"github.com/regent-infra/regent/internal/foreign"
+	"github.com/regent-infra/regent/internal/kafka"
 	"github.com/regent-infra/regent/internal/kafkaserver"
 	"github.com/regent-infra/regent/internal/topics"
 	"github.com/regent-infra/regent/schemas"
@@ -38,6 +40,8 @@ type plane struct {
 	// reducer is the address of the server that holds the state.
 	brokers, registry, reducer string
 	processes                  []*childprocess.Process
+	// closely says that what depends on the programs alone, and not on the broker, is looked at, too: once is enough.
+	closely bool
 	// checking lets one program after the other check the cluster: a second check meanwhile would be a conflict.
 	checking sync.Mutex
 
@@ -77,7 +81,7 @@ func TestProgramsOfOthersOnApacheKafka(t *testing.T) {
 	b.run(done, "topics", "apply", "--config", config, "--replication-factor", "1")
 	reducer, orchestrator, front := b.launchRole("reducer", config), b.launchRole("orchestrator", config), b.launchRole("fleet,api", config)
 	p := &plane{
-		bed: b, brokers: broker.Broker(), registry: fmt.Sprint(common["registry"]), reducer: reducer.url,
+		bed: b, brokers: broker.Broker(), registry: fmt.Sprint(common["registry"]), reducer: reducer.url, closely: true,
 		processes: []*childprocess.Process{registry, reducer.Process, orchestrator.Process, front.Process},
 	}
 	for _, r := range []*role{reducer, orchestrator, front} {
@@ -156,6 +160,8 @@ func (p *plane) serve() {
 		p.language(t, "Go", func(ctx context.Context) (*foreign.Program, error) {
 			return foreign.Go(ctx, repository, p.bed.path("go"))
 		})
+		// Its name says that it needs Java.
+		p.language(t, "ApacheKafkaJava", func(ctx context.Context) (*foreign.Program, error) { return foreign.Java(ctx, repository) })
 		p.language(t, "Python", func(ctx context.Context) (*foreign.Program, error) {
 			return foreign.Python(ctx, repository)
 		})
@@ -205,7 +211,11 @@ func (p *plane) language(t *testing.T, name string, prepare func(context.Context
 		p.mu.Lock()
 		p.clients = append(p.clients, c)
 		p.mu.Unlock()
-		for name, part := range map[string]func(*client){"state": (*client).state, "command": (*client).command, "rebuild": (*client).rebuild} {
+		parts := map[string]func(*client){"state": (*client).state, "command": (*client).command, "rebuild": (*client).rebuild}
+		if strings.Contains(name, "Java") {
+			parts["table"] = (*client).table
+		}
+		for name, part := range parts {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				part(&client{plane: p, t: t, name: c.name, program: program})
@@ -291,7 +301,7 @@ func (c *client) follow(topic string, wanted func(latest map[string]map[string]a
 	if err != nil {
 		c.t.Fatalf("%s: %v:\n%s", p.Name, err, tail(read(c.t, p.Log)))
 	}
-	if err := p.Signal(syscall.SIGINT); err != nil {
+	if err := p.Signal(syscall.SIGTERM); err != nil {
 		c.t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
@@ -337,6 +347,9 @@ func (c *client) state() {
 			c.t.Fatalf("started again, it began with %v although it had seen all below %v", line, next)
 		}
 	}
+	if !c.closely {
+		return
+	}
 	unreadable := c.follow(observations, func(latest map[string]map[string]any) error {
 		if at(latest["postgres/elsewhere/node/last"], "event", "type") != "PostgresNodeObserved" {
 			return errors.New("what stands behind the unreadable records was not seen")
@@ -351,8 +364,7 @@ func (c *client) state() {
 // command: each end that a command can have.
 func (c *client) command() {
 	check := []string{"--payload", `{"timeout_ms": 2000}`}
-	for name, part := range map[string]func(*client){
-		"unknown": func(c *client) { c.rejected("UNKNOWN_CLUSTER", "postgres/nowhere", check...) },
+	parts := map[string]func(*client){
 		"expired": func(c *client) { c.rejected("EXPIRED", clusterID, append(check, "--expires-in", "-3600")...) },
 		"dry run": func(c *client) {
 			last := c.ends(done, []string{"CommandAccepted"}, clusterID, append(check, "--dry-run")...)
@@ -370,17 +382,23 @@ func (c *client) command() {
 			}
 			c.rejected("DUPLICATE", clusterID, append(check, "--id", id)...)
 		},
-		"misspelled": func(c *client) {
-			_, complaints := c.run(failed, c.args("command", "--cluster", clusterID, "--type", "SwitchoverCluster", "--payload", `{"candidat": "pg-1"}`))
-			if !strings.Contains(complaints, "candidat") {
-				c.t.Errorf("got %s", complaints)
-			}
-		},
-	} {
+	}
+	if c.closely {
+		parts["misspelled"] = (*client).misspelled
+	}
+	for name, part := range parts {
 		c.t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			part(&client{plane: c.plane, t: t, name: c.name, program: c.program})
 		})
+	}
+}
+
+// misspelled: a field that the schema does not have is told, not left out.
+func (c *client) misspelled() {
+	_, complaints := c.run(failed, c.args("command", "--cluster", clusterID, "--type", "SwitchoverCluster", "--payload", `{"candidat": "pg-1"}`))
+	if !strings.Contains(complaints, "candidat") {
+		c.t.Errorf("got %s", complaints)
 	}
 }
 
@@ -414,18 +432,9 @@ func (c *client) rejected(reason, cluster string, more ...string) {
 
 // rebuild: the state that the program makes from the topic is the one that is served; one that is not is told.
 func (c *client) rebuild() {
-	lines, complaints := c.run(done, c.args("rebuild", "--server", c.reducer))
-	types := map[string]float64{}
-	for _, line := range lines {
-		if line["equal"] != true || line["sum"] != line["served"] {
-			c.t.Errorf("a partition differs: %v", line)
-		}
-		for name, n := range line["types"].(map[string]any) {
-			types[name] += n.(float64)
-		}
-	}
-	if len(lines) != 4 || types["PostgresNodeState"] != 3 || types["PostgresClusterState"] != 2 || types["ResourceForgotten"] != 1 {
-		c.t.Errorf("rebuilt were %v of %d partitions: %s", types, len(lines), complaints)
+	c.whole(c.run(done, c.args("rebuild", "--server", c.reducer)))
+	if !c.closely {
+		return
 	}
 
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -447,7 +456,7 @@ func (c *client) rebuild() {
 		_ = json.NewEncoder(w).Encode(answer) // the program says what it misses
 	}))
 	defer other.Close()
-	lines, complaints = c.run(failed, c.args("rebuild", "--server", other.URL, "--timeout", "3"))
+	lines, complaints := c.run(failed, c.args("rebuild", "--server", other.URL, "--timeout", "3"))
 	if !strings.Contains(complaints, "not the one that is served") || len(lines) != 4 || lines[3]["equal"] != false {
 		c.t.Errorf("a server with another state: %v %s", lines, complaints)
 	}
@@ -456,4 +465,53 @@ func (c *client) rebuild() {
 	if _, complaints = c.run(failed, c.args("rebuild", "--server", elsewhere.URL)); !strings.Contains(complaints, "holds no table of") {
 		c.t.Errorf("a server without the state: %s", complaints)
 	}
+}
+
+// whole checks what a program says of a state that it has made: everything that is served, and equal.
+func (c *client) whole(lines []map[string]any, complaints string) {
+	c.t.Helper()
+	types := map[string]float64{}
+	for _, line := range lines {
+		if line["equal"] != true || line["sum"] != line["served"] {
+			c.t.Errorf("a partition differs: %v", line)
+		}
+		for name, n := range line["types"].(map[string]any) {
+			types[name] += n.(float64)
+		}
+	}
+	if len(lines) != 4 || types["PostgresNodeState"] != 3 || types["PostgresClusterState"] != 2 || types["ResourceForgotten"] != 1 {
+		c.t.Errorf("rebuilt were %v of %d partitions: %s", types, len(lines), complaints)
+	}
+}
+
+// table: Kafka Streams holds the same state, in a table of either kind, and makes no topic of its own.
+func (c *client) table() {
+	for _, kind := range []string{"global", "partitioned"} {
+		c.t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			c := &client{plane: c.plane, t: t, name: c.name, program: c.program}
+			application := "table-" + kind
+			c.whole(c.run(done, c.args("table", "--server", c.reducer, "--kind", kind, "--application", application, "--state-dir", t.TempDir())))
+			for _, name := range c.topics() {
+				if strings.Contains(name, application) {
+					t.Errorf("it has made the topic %s", name)
+				}
+			}
+		})
+	}
+}
+
+// topics lists the topics of the broker.
+func (c *client) topics() []string {
+	c.t.Helper()
+	admin, err := kafka.NewAdmin(kafka.Config{Brokers: []string{c.brokers}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer admin.Close()
+	topics, err := admin.Topics(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return slices.Collect(maps.Keys(topics))
 }

@@ -52,6 +52,9 @@ def main():
     try:
         send(args, registry, f"infra.commands.{kind}.v1", deadline)
         return wait(args, registry, outcomes, deadline)
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+        return TIMED_OUT
     finally:
         outcomes.close()
 
@@ -119,9 +122,12 @@ def send(args, registry, topic, deadline):
     reports = []
     producer.produce(topic, key=args.cluster, value=value, on_delivery=lambda error, message: reports.append((error, message)))
     producer.flush(max(0.0, deadline - time.monotonic()))
-    error, message = reports[0] if reports else ("no answer in time", None)
+    again = f"it may still be carried out; to be sure, send it again with --id {args.id}: it is carried out once"
+    if not reports:
+        raise TimeoutError(f"send {args.id}: not acknowledged in time; {again}")
+    error, message = reports[0]
     if error:
-        raise RuntimeError(f"send {args.id}: {error}; if it may have been written, send it again with its --id: it is carried out once")
+        raise RuntimeError(f"send {args.id}: {error}; {again}")
     tell({"sent": args.id, "topic": message.topic(), "partition": message.partition(), "offset": message.offset()})
 
 
@@ -151,8 +157,7 @@ def wait(args, registry, outcomes, deadline):
         if event["type"] == "CommandFailed":
             print(f"failed: {outcome['message']}", file=sys.stderr)
             return FAILED
-    print(f"no outcome of {args.id} within {args.timeout:g} s; it may still be carried out", file=sys.stderr)
-    return TIMED_OUT
+    raise TimeoutError(f"no outcome of {args.id} within {args.timeout:g} s; it may still be carried out")
 
 
 def uuid7():

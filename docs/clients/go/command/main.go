@@ -128,7 +128,7 @@ func send(ctx context.Context, brokers string, codec *wire.Codec, topic string, 
 	// The key decides the partition, by the same hash in Kafka's own clients and in this one (murmur2).
 	sent, err := producer.ProduceSync(ctx, &kgo.Record{Topic: topic, Key: []byte(c.cluster), Value: value}).First()
 	if err != nil {
-		return fmt.Errorf("send it: %w; if it may have been written, send it again with -id %s: it is carried out once", err, c.id)
+		return fmt.Errorf("send it: %w; it may still be carried out; to be sure, send it again with -id %s: it is carried out once", err, c.id)
 	}
 	return tell(map[string]any{"sent": c.id, "topic": topic, "partition": sent.Partition, "offset": sent.Offset})
 }

@@ -32,13 +32,11 @@ func main() {
 	registry := flag.String("registry", "http://127.0.0.1:8081", "schema registry")
 	server := flag.String("server", "http://127.0.0.1:7400", "Regent server that holds the state: regent up, or the one with the role reducer")
 	topic := flag.String("topic", "infra.state.postgres.v1", "state topic")
-	timeout := flag.Int("timeout", 60, "seconds to go on comparing while the state changes")
+	timeout := flag.Int("timeout", 60, "seconds to go on comparing while the state changes, once it was read")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(*timeout)*time.Second)
-	defer cancel()
-	if err := run(ctx, *brokers, *registry, *server, *topic); err != nil {
+	if err := run(ctx, *brokers, *registry, *server, *topic, time.Duration(*timeout)*time.Second); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -46,7 +44,7 @@ func main() {
 // state is the latest record of each key, by partition.
 type state map[int32]map[string]*kgo.Record
 
-func run(ctx context.Context, brokers, registry, server, topic string) error {
+func run(ctx context.Context, brokers, registry, server, topic string, timeout time.Duration) error {
 	codec, err := wire.Connect(registry)
 	if err != nil {
 		return err
@@ -69,9 +67,13 @@ func run(ctx context.Context, brokers, registry, server, topic string) error {
 	starts.Each(func(o kadm.ListedOffset) { positions[o.Partition], s[o.Partition] = o.Offset, map[string]*kgo.Record{} })
 
 	// The state may change between reading it here and asking for it there: then read on and compare again.
+	var deadline time.Time
 	for {
 		if err := s.read(ctx, client, topic, positions); err != nil {
 			return err
+		}
+		if deadline.IsZero() {
+			deadline = time.Now().Add(timeout)
 		}
 		served, err := digests(ctx, server, topic)
 		if err != nil {
@@ -80,11 +82,13 @@ func run(ctx context.Context, brokers, registry, server, topic string) error {
 		if s.equal(served) {
 			return s.report(ctx, codec, served)
 		}
+		if time.Now().After(deadline) {
+			return errors.Join(s.report(ctx, codec, served), errors.New("the state that was rebuilt is not the one that is served"))
+		}
 		select {
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
-			err := s.report(context.WithoutCancel(ctx), codec, served)
-			return errors.Join(err, errors.New("the state that was rebuilt is not the one that is served"))
+			return ctx.Err()
 		}
 	}
 }
