@@ -97,7 +97,7 @@ $(GOLANGCI):
 	@mv $(CACHE)/tools/golangci-lint $@
 
 .PHONY: generate
-generate: ## Generate the Go types from schemas/*.avsc
+generate: ## Generate the Go types and their codec from schemas/*.avsc
 	$(GO) generate ./schemas
 
 .PHONY: check-generated

@@ -1,5 +1,5 @@
-// Package schemas holds the events of Regent: one Avro schema per named type in its own .avsc file, and the Go types that
-// are generated from them.
+// Package schemas holds the events of Regent: one Avro schema per named type in its own .avsc file, and the Go types and the code that
+// reads and writes them, which are generated from them.
 //
 // The .avsc files are the source: every field has a doc, with its unit. Change them, then run `make generate`. A change must
 // stay compatible with what is on the topics (see topics.yaml for each subject's mode): add fields with defaults, never

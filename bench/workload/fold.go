@@ -18,20 +18,20 @@ func Fold(codec *avrocodec.Codec, before, input []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decode an input: %w", err)
 	}
-	totals := *in.Payload.(*schemas.QueryMetrics)
+	totals := in.Payload.(*schemas.QueryMetrics) // the event is ours, so that it may be added to in place
 	sequence := int64(1)
 	if before != nil {
 		state, err := codec.Decode(State, before)
 		if err != nil {
 			return nil, fmt.Errorf("decode a state: %w", err)
 		}
-		add(&totals, state.Payload.(*schemas.QueryMetrics))
+		add(totals, state.Payload.(*schemas.QueryMetrics))
 		sequence = state.Sequence + 1
 	}
 	return codec.Encode(State, event.New(schemas.EnvelopeHeader{
 		ID: in.ID, Source: source, Cluster: in.Cluster, Resource: in.Resource, OccurredAt: in.OccurredAt,
 		CorrelationID: in.CorrelationID, CausationID: in.CausationID, Sequence: sequence, BootID: "",
-	}, &totals))
+	}, totals))
 }
 
 func add(to, more *schemas.QueryMetrics) {

@@ -22,13 +22,16 @@ type plan struct {
 	foreign error
 	// transcode, where set, reads a writer of another shape into the generic form of the reader's whole envelope.
 	transcode *avro.Schema
-	header    *avro.Schema
-	branches  []readBranch
+	// header resolves the writer's header to ours; nil where they are the same.
+	header   *avro.Schema
+	branches []readBranch
 }
 
 // readBranch is one branch of a writer's payload union.
 type readBranch struct {
 	name   string
+	number int // of the record
+	// schema resolves the writer's record to ours; nil where they are the same.
 	schema *avro.Schema
 	// foreign, where set, says why this branch cannot be read.
 	foreign error
@@ -79,7 +82,7 @@ func (c *Codec) decode(topic string, value []byte, payload bool) (e *event.Event
 		if body, err = t.toReader(p.transcode, body); err != nil {
 			return nil, err
 		}
-		p = t.ownPlan()
+		p = t.own
 	}
 	return p.read(body, payload)
 }
@@ -101,12 +104,22 @@ func splitFrame(value []byte) (id int32, body []byte, err error) {
 
 // read decodes a body of our shape.
 func (p *plan) read(body []byte, payload bool) (*event.Event, error) {
-	e := &event.Event{}
-	rest, err := p.header.Decode(body, &e.EnvelopeHeader)
-	if err != nil {
-		return nil, undecodable("the header: %w", err)
+	var r schemas.Reader
+	var header schemas.EnvelopeHeader
+	if p.header == nil {
+		r.Reset(body)
+		if r.Header(&header); r.Err() != nil {
+			return nil, undecodable("the header: %w", r.Err())
+		}
+	} else {
+		resolved, rest, err := p.resolveHeader(body)
+		if err != nil {
+			return nil, undecodable("the header: %w", err)
+		}
+		header = *resolved
+		r.Reset(rest)
 	}
-	index, n := binary.Varint(rest)
+	index, n := binary.Varint(r.Rest())
 	if n <= 0 || index < 0 || index >= int64(len(p.branches)) {
 		return nil, undecodable("the payload's branch is missing or out of range, expected 0 to %d", len(p.branches)-1)
 	}
@@ -114,21 +127,41 @@ func (p *plan) read(body []byte, payload bool) (*event.Event, error) {
 	if b.foreign != nil {
 		return nil, foreign("payload %s: %w", b.name, b.foreign)
 	}
-	if e.Type != b.name {
-		return nil, undecodable("the header says type %q, but the payload is a %s", e.Type, b.name)
+	if header.Type != b.name {
+		return nil, undecodable("the header says type %q, but the payload is a %s", header.Type, b.name)
 	}
 	if !payload {
-		return e, nil
+		return &event.Event{EnvelopeHeader: header}, nil
 	}
-	e.Payload = schemas.NewRecord(b.name)
-	rest, err = b.schema.Decode(rest[n:], e.Payload)
+	r.Skip(n)
+	e, rest, err := b.read(&r)
 	if err != nil {
 		return nil, undecodable("payload %s: %w", b.name, err)
 	}
-	if len(rest) > 0 {
-		return nil, undecodable("%d bytes follow the payload %s, expected none", len(rest), b.name)
+	if rest > 0 {
+		return nil, undecodable("%d bytes follow the payload %s, expected none", rest, b.name)
 	}
+	e.EnvelopeHeader = header
 	return e, nil
+}
+
+// resolveHeader reads a header of another schema than ours and returns what follows it.
+func (p *plan) resolveHeader(body []byte) (*schemas.EnvelopeHeader, []byte, error) {
+	header := &schemas.EnvelopeHeader{}
+	rest, err := p.header.Decode(body, header)
+	return header, rest, err
+}
+
+// read decodes the payload into an event without a header and returns how many bytes follow it.
+func (b *readBranch) read(r *schemas.Reader) (e *event.Event, rest int, err error) {
+	if b.schema != nil {
+		e = &event.Event{Payload: schemas.NewRecord(b.name)}
+		left, err := b.schema.Decode(r.Rest(), e.Payload)
+		return e, len(left), err
+	}
+	e, payload := schemas.ReadEvent[event.Event](r, b.number)
+	e.Payload = payload
+	return e, len(r.Rest()), r.Err()
 }
 
 // toReader turns the bytes of a writer with another shape into bytes of the reader's schema.
@@ -178,16 +211,16 @@ func (c *Codec) planFor(t *topicCodec, id int32) (*plan, error) {
 
 // ownPlan reads what this binary's own schema wrote.
 func (t *topicCodec) ownPlan() *plan {
-	p := &plan{header: t.header, branches: make([]readBranch, len(t.branches))}
+	p := &plan{branches: make([]readBranch, len(t.branches))}
 	for name, b := range t.branches {
-		p.branches[b.index] = readBranch{name: name, schema: b.schema}
+		p.branches[b.index] = readBranch{name: name, number: b.number}
 	}
 	return p
 }
 
 func (t *topicCodec) makePlan(text string) *plan {
 	if text == t.text {
-		return t.ownPlan()
+		return t.own
 	}
 	writer, err := avro.Parse(text)
 	if err != nil {
@@ -210,8 +243,10 @@ func (t *topicCodec) makePlan(text string) *plan {
 		return &plan{foreign: fmt.Errorf("its header does not stand alone: %w", err)}
 	}
 	p := &plan{branches: make([]readBranch, len(union))}
-	if p.header, err = avro.Resolve(headWriter, t.header); err != nil {
-		return &plan{foreign: fmt.Errorf("its header does not resolve: %w", err)}
+	if shape(headWriter) != t.headerShape {
+		if p.header, err = avro.Resolve(headWriter, t.header); err != nil {
+			return &plan{foreign: fmt.Errorf("its header does not resolve: %w", err)}
+		}
 	}
 	for i := range union {
 		p.branches[i] = t.resolveBranch(&union[i])
@@ -237,6 +272,9 @@ func (t *topicCodec) resolveBranch(node *avro.SchemaNode) readBranch {
 	writer, err := node.Schema()
 	if err != nil {
 		return readBranch{name: name, foreign: fmt.Errorf("its schema does not stand alone: %w", err)}
+	}
+	if shape(writer) == b.shape {
+		return readBranch{name: name, number: b.number}
 	}
 	resolved, err := avro.Resolve(writer, b.schema)
 	if err != nil {

@@ -118,3 +118,12 @@ func TestMemoryIsInProportionToTheInput(t *testing.T) { // not parallel: it meas
 		t.Errorf("a value of %d bytes took %d bytes of memory", len(value), grown)
 	}
 }
+
+// allocated returns how many bytes fn allocates, with whatever else the process does.
+func allocated(fn func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	fn()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}

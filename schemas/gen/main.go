@@ -1,5 +1,5 @@
-// Command gen turns the .avsc files of schemas/ into Go types, and lists the records, so that nothing of it is kept by
-// hand. Run it through `make generate`; `gen -check` fails when the generated files are not current.
+// Command gen turns the .avsc files of schemas/ into Go types and the code that reads and writes them, and lists the records, so that
+// nothing of it is kept by hand. Run it through `make generate`; `gen -check` fails when the generated files are not current.
 package main
 
 import (
@@ -32,34 +32,60 @@ func main() {
 type definition struct {
 	file, name, kind string
 	refs             []string
+	symbols          []string
+	fields           []field
+}
+
+type field struct {
+	Name string          `json:"name"`
+	Type json.RawMessage `json:"type"`
 }
 
 func run(dir string, check bool) error {
-	defs, err := load(dir)
+	files, err := generate(dir)
 	if err != nil {
 		return err
+	}
+	if check {
+		return compare(dir, files)
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// generate returns the files that follow from the .avsc files of a directory.
+func generate(dir string) (map[string][]byte, error) {
+	defs, err := load(dir)
+	if err != nil {
+		return nil, err
 	}
 	ordered, err := sortByReference(defs)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	types, err := avrogen(dir, ordered)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	list, err := recordList(ordered)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for name, content := range map[string][]byte{"types_gen.go": types, "records_gen.go": list} {
-		path := filepath.Join(dir, name)
-		if !check {
-			if err := os.WriteFile(path, content, 0o644); err != nil {
-				return err
-			}
-			continue
-		}
-		have, err := os.ReadFile(path)
+	codec, err := avroCodec(ordered, types)
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{"types_gen.go": types, "records_gen.go": list, "avro_gen.go": codec}, nil
+}
+
+// compare says whether the files of a directory are the generated ones.
+func compare(dir string, files map[string][]byte) error {
+	for name, content := range files {
+		have, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
@@ -89,6 +115,14 @@ func load(dir string) (map[string]definition, error) {
 		kind, _ := node["type"].(string)
 		d := definition{file: filepath.Base(file), name: name, kind: kind}
 		collectRefs(node["fields"], &d.refs)
+		var parts struct {
+			Symbols []string `json:"symbols"`
+			Fields  []field  `json:"fields"`
+		}
+		if err := json.Unmarshal(raw, &parts); err != nil {
+			return nil, fmt.Errorf("read %s: %w", file, err)
+		}
+		d.symbols, d.fields = parts.Symbols, parts.Fields
 		defs[name] = d
 	}
 	return defs, nil
