@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -148,25 +149,25 @@ func (p *Producer) Flush(ctx context.Context) error {
 // Close stops the producer. What is still buffered fails; call Flush before to wait for it.
 func (p *Producer) Close() { p.client.Close() }
 
-func toClient(r *record.Record) *kgo.Record {
-	out := &outgoing{}
-	out.set(r)
-	return &out.record
-}
+func toClient(r *record.Record) *kgo.Record { return &toClients([]record.Record{*r})[0] }
 
-// outgoing is a record for the client with room for the headers of most.
-type outgoing struct {
-	record  kgo.Record
-	headers [4]kgo.RecordHeader
-}
-
-func (o *outgoing) set(r *record.Record) {
-	o.record = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
-	headers := o.headers[:0]
-	for _, h := range r.Headers {
-		headers = append(headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+// toClients converts records in two allocations; they are valid as long as one of them is in use.
+func toClients(recs []record.Record) []kgo.Record {
+	n := 0
+	for i := range recs {
+		n += len(recs[i].Headers)
 	}
-	o.record.Headers = headers
+	headers := make([]kgo.RecordHeader, 0, n)
+	out := make([]kgo.Record, len(recs))
+	for i := range recs {
+		r := &recs[i]
+		from := len(headers)
+		for _, h := range r.Headers {
+			headers = append(headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+		}
+		out[i] = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: slices.Clip(headers[from:])}
+	}
+	return out
 }
 
 func fromClient(r *kgo.Record) record.Record {

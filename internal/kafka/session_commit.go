@@ -49,10 +49,9 @@ func (s *session) Produce(recs []record.Record, done func(topic string, offset i
 		}
 		done(r.Topic, r.Offset, err)
 	}
-	out := make([]outgoing, len(recs)) // one allocation for many
-	for i := range recs {
-		out[i].set(&recs[i])
-		s.writer.Produce(context.Background(), &out[i].record, promise)
+	out := toClients(recs)
+	for i := range out {
+		s.writer.Produce(context.Background(), &out[i], promise)
 	}
 }
 
