@@ -29,9 +29,9 @@ const (
 
 // SessionConfig adjusts the sessions of a task runtime. InstanceID is required; the rest has defaults.
 type SessionConfig struct {
-	// InstanceID names this process among all that run the same processor, over restarts. The transactional id derives from it, so
-	// that the next incarnation fences the one before. Keep it outside of checkpoints: two processes with one id throw each
-	// other out.
+	// InstanceID names this process among all that run the same processor, over restarts. The transactional ids derive from it
+	// (GROUP/INSTANCE and GROUP/INSTANCE/2), so that the next incarnation fences the one before. Keep it outside of checkpoints: two
+	// processes with one id throw each other out.
 	InstanceID string
 	// SessionTimeout is how long the group waits for a member that is silent. Default 6 s, at most 6 s.
 	SessionTimeout time.Duration
@@ -118,12 +118,16 @@ func NewLog(config Config, session SessionConfig) (*Log, error) {
 	return &Log{config: config.withDefaults(), session: session.withDefaults(), members: map[string]string{}}, nil
 }
 
-// session is one membership of a group with its transactions. It uses three clients, because each has one task that the others would
+// session is one membership of a group with its transactions. It uses four clients, because each has one task that the others would
 // disturb:
 //
 //	member   joins the group and never fetches; sends ticks, asks what has to be asked
 //	reader   fetches the partitions that the runtime resumes, from exactly the offsets that it says
-//	writer   holds the transactional id
+//	writers  hold a transactional id each, and take turns
+//
+// A broker that has answered EndTxn is still writing the markers, and refuses the same producer's next records meanwhile: it waits
+// 20 ms before it looks again (add.partitions.to.txn.retry.backoff.ms). So one transaction after another takes the other writer. They never
+// overlap, which keeps the order of what they write.
 //
 // The library's own GroupTransactSession does all with one, and so can only commit the head of everything that was polled, only start where
 // the group's offsets say, and asks for a heartbeat in each commit. Here the runtime says which offsets a transaction carries. Safety rests
@@ -137,8 +141,10 @@ type session struct {
 
 	member *kgo.Client
 	reader *kgo.Client
-	writer *kgo.Client
 	admin  *kadm.Client
+
+	writers [2]writer
+	turn    int // the writer of the transaction that is open, or else of the next one
 
 	clusterID  string
 	partitions map[string]int32    // of the inputs
@@ -163,6 +169,15 @@ type session struct {
 	reading  map[record.TopicPartition]bool
 	troubled atomic.Pointer[trouble]
 }
+
+// writer holds a transactional id.
+type writer struct {
+	*kgo.Client
+	id string
+}
+
+// writer returns the one whose turn it is.
+func (s *session) writer() writer { return s.writers[s.turn] }
 
 // trouble is why the last attempt to connect to a broker failed.
 type trouble struct{ err error }
@@ -190,8 +205,11 @@ func (s *session) connect(ctx context.Context) (err error) {
 	if s.reader, err = s.client(s.readerOptions()...); err != nil {
 		return err
 	}
-	if s.writer, err = s.client(s.writerOptions()...); err != nil {
-		return err
+	for i, id := range []string{s.clientID(), s.clientID() + "/2"} {
+		s.writers[i].id = id
+		if s.writers[i].Client, err = s.client(s.writerOptions(id)...); err != nil {
+			return err
+		}
 	}
 	s.admin = kadm.NewClient(s.member)
 	ctx, cancel := context.WithTimeout(ctx, s.log.config.RequestTimeout)
@@ -249,10 +267,10 @@ func (s *session) readerOptions() []kgo.Opt {
 	}
 }
 
-func (s *session) writerOptions() []kgo.Opt {
+func (s *session) writerOptions(id string) []kgo.Opt {
 	codec, _ := compression(s.config.Compression) // Validate has looked at it
 	return []kgo.Opt{
-		kgo.TransactionalID(s.spec.Group + "/" + s.config.InstanceID),
+		kgo.TransactionalID(id),
 		kgo.TransactionTimeout(s.config.TransactionTimeout),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -270,10 +288,12 @@ func (s *session) ClusterID() string { return s.clusterID }
 func (s *session) Join(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, s.log.config.RequestTimeout)
 	defer cancel()
-	// First the transactional id: that aborts what an earlier incarnation has left open. Joined first, the group could give us
-	// partitions whose offsets stay unstable until that transaction times out.
-	if _, _, err := s.writer.ProducerID(bounded); err != nil {
-		return classify(s.log.config.explain("initialise the transactional id "+s.clientID(), err))
+	// First the transactional ids, both of them: that aborts what an earlier incarnation has left open. Joined first, the group could
+	// give us partitions whose offsets stay unstable until that transaction times out.
+	for _, w := range s.writers {
+		if _, _, err := w.ProducerID(bounded); err != nil {
+			return classify(s.log.config.explain("initialise the transactional id "+w.id, err))
+		}
 	}
 	dead, err := s.earlier(bounded)
 	if err != nil {
@@ -391,7 +411,7 @@ func (s *session) Close(ctx context.Context) error {
 }
 
 func (s *session) closeClients() {
-	for _, c := range []*kgo.Client{s.writer, s.reader, s.member} {
+	for _, c := range []*kgo.Client{s.writers[0].Client, s.writers[1].Client, s.reader, s.member} {
 		if c != nil {
 			c.CloseAllowingRebalance()
 		}

@@ -51,7 +51,7 @@ func (s *session) Produce(recs []record.Record, done func(topic string, offset i
 	}
 	out := toClients(recs)
 	for i := range out {
-		s.writer.Produce(context.Background(), &out[i], promise)
+		s.writer().Produce(context.Background(), &out[i], promise)
 	}
 }
 
@@ -65,7 +65,7 @@ func (s *session) begin() error {
 	if s.began.Load() {
 		return nil
 	}
-	if err := s.writer.BeginTransaction(); err != nil {
+	if err := s.writer().BeginTransaction(); err != nil {
 		return fmt.Errorf("begin a transaction: %w", err)
 	}
 	s.began.Store(true)
@@ -77,7 +77,7 @@ func (s *session) Flush(ctx context.Context) error {
 	if !s.began.Load() {
 		return nil
 	}
-	if err := s.writer.Flush(ctx); err != nil {
+	if err := s.writer().Flush(ctx); err != nil {
 		return s.log.config.explain("write the outputs of a transaction", err)
 	}
 	return nil
@@ -95,9 +95,9 @@ func (s *session) Commit(ctx context.Context, tasks []int32, offsets []stream.Of
 		}
 		return stream.TransactionAborted, err
 	}
-	err := s.writer.EndTransaction(ctx, kgo.TryCommit)
+	err := s.writer().EndTransaction(ctx, kgo.TryCommit)
 	if err == nil {
-		s.began.Store(false)
+		s.over()
 		return stream.TransactionCommitted, nil
 	}
 	err = s.log.config.explain("end a transaction", err)
@@ -114,14 +114,20 @@ func (s *session) Abort(ctx context.Context) error {
 	if !s.began.Load() {
 		return nil
 	}
-	if err := s.writer.AbortBufferedRecords(ctx); err != nil {
+	if err := s.writer().AbortBufferedRecords(ctx); err != nil {
 		return s.log.config.explain("abort a transaction", err)
 	}
-	if err := s.writer.EndTransaction(ctx, kgo.TryAbort); err != nil {
+	if err := s.writer().EndTransaction(ctx, kgo.TryAbort); err != nil {
 		return classify(s.log.config.explain("abort a transaction", err))
 	}
-	s.began.Store(false)
+	s.over()
 	return nil
+}
+
+// over notes that the transaction has ended: the next one is the other writer's.
+func (s *session) over() {
+	s.turn = 1 - s.turn
+	s.began.Store(false)
 }
 
 // hold takes the lock under which no partition can be given away, after a check that the tasks are still ours. It returns who we are in the
@@ -159,17 +165,18 @@ func (s *session) sendOffsets(ctx context.Context, tasks []int32, offsets []stre
 		return err
 	}
 	defer release()
-	id, epoch, err := s.writer.ProducerID(ctx)
+	w := s.writer()
+	id, epoch, err := w.ProducerID(ctx)
 	if err != nil {
 		return fmt.Errorf("put offsets into a transaction: %w", err)
 	}
 	if !s.tv2 {
-		if err := s.addGroup(ctx, id, epoch); err != nil {
+		if err := s.addGroup(ctx, w, id, epoch); err != nil {
 			return err
 		}
 	}
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
-	req.TransactionalID = s.clientID()
+	req.TransactionalID = w.id
 	req.Group = s.spec.Group
 	req.ProducerID, req.ProducerEpoch = id, epoch
 	req.MemberID, req.Generation = member, generation
@@ -184,7 +191,7 @@ func (s *session) sendOffsets(ctx context.Context, tasks []int32, offsets []stre
 		req.Topics = append(req.Topics, rt)
 	}
 	return s.again(ctx, "put offsets into a transaction", func() error {
-		resp, err := req.RequestWith(ctx, s.writer)
+		resp, err := req.RequestWith(ctx, w.Client)
 		if err != nil {
 			return err
 		}
@@ -200,12 +207,12 @@ func (s *session) sendOffsets(ctx context.Context, tasks []int32, offsets []stre
 }
 
 // addGroup announces that offsets of the group will be part of the transaction.
-func (s *session) addGroup(ctx context.Context, id int64, epoch int16) error {
+func (s *session) addGroup(ctx context.Context, w writer, id int64, epoch int16) error {
 	req := kmsg.NewPtrAddOffsetsToTxnRequest()
-	req.TransactionalID, req.Group = s.clientID(), s.spec.Group
+	req.TransactionalID, req.Group = w.id, s.spec.Group
 	req.ProducerID, req.ProducerEpoch = id, epoch
 	return s.again(ctx, "add the group to a transaction", func() error {
-		resp, err := req.RequestWith(ctx, s.writer)
+		resp, err := req.RequestWith(ctx, w.Client)
 		if err != nil {
 			return err
 		}

@@ -329,3 +329,52 @@ func TestScanStartsAtTheLogsStart(t *testing.T) {
 		t.Fatalf("scan nothing: %v", err)
 	}
 }
+
+// Two transactional ids take turns, and the next incarnation ends what either has left open.
+func TestSessionWritersTakeTurns(t *testing.T) {
+	_, config := sessionBroker(t)
+	tp := record.TopicPartition{Topic: sessionTopic}
+	produce := func(s stream.Session) {
+		t.Helper()
+		done := make(chan error, 1)
+		s.Produce([]record.Record{{Topic: sessionTopic, Value: []byte("v")}}, func(_ string, _ int64, err error) { done <- err })
+		if err := errors.Join(s.Flush(t.Context()), <-done); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for open := range 2 { // of either id
+		s := connect(t, sessionLog(t, config, "a"))
+		join(t, s)
+		until(t, s, "both tasks", func(b *stream.Batch) bool { return len(b.Assigned) == 2 })
+		for range 2 + open {
+			produce(s)
+			if outcome, err := s.Commit(t.Context(), []int32{0}, []stream.OffsetCommit{{TopicPartition: tp, Offset: 1}}); outcome != stream.TransactionCommitted {
+				t.Fatalf("commit: %v, %v", outcome, err)
+			}
+		}
+		produce(s)
+		next := connect(t, sessionLog(t, config, "a"))
+		join(t, next)
+		marks, err := next.Watermarks(t.Context(), []record.TopicPartition{tp})
+		if err != nil || marks[tp].Stable != marks[tp].High {
+			t.Errorf("after the next incarnation has joined: %+v, %v; expected that nothing is open", marks[tp], err)
+		}
+		_ = s.Close(t.Context()) // it was fenced
+		closeSession(t, next)
+	}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(config.Brokers...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{sessionTopic: {0: kgo.NewOffset().AtStart()}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var ids []int64
+	for len(ids) < 5 && ctx.Err() == nil {
+		cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) { ids = append(ids, r.ProducerID) })
+	}
+	if len(ids) != 5 || ids[0] == ids[1] || ids[2] == ids[3] || ids[3] == ids[4] || ids[2] != ids[4] {
+		t.Errorf("the producers of five transactions, the first two and the last three in one session each: %d; expected that they take turns", ids)
+	}
+}
