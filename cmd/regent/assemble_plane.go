@@ -170,7 +170,7 @@ func (p *plane) prepareCodec(ctx context.Context) error {
 
 func (p *plane) storeOptions() pebblestore.Options {
 	return pebblestore.Options{
-		Dir: filepath.Join(p.config.Data.Dir, storeDir), CacheBytes: int64(p.config.Process.CacheSize) / 2, Logger: p.logger,
+		Dir: filepath.Join(p.config.Data.Dir, storeDir), CacheBytes: p.cacheShare(storeDir), Logger: p.logger,
 	}
 }
 

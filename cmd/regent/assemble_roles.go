@@ -70,7 +70,7 @@ func (p *plane) processors() []lifecycle.Service {
 			}
 			r, err := stream.New(d, stream.Options{
 				Log: p.log, Store: p.store, Clock: p.clock, Logger: p.logger, Metrics: metrics,
-				FlushInterval: p.config.Process.FlushInterval, CacheBytes: int(p.config.Process.CacheSize) / 2,
+				FlushInterval: p.config.Process.FlushInterval, CacheBytes: int(p.cacheShare(role)),
 			})
 			if err != nil {
 				return err
@@ -81,6 +81,19 @@ func (p *plane) processors() []lifecycle.Service {
 		}})
 	}
 	return services
+}
+
+// cacheWeights say how the cache is shared out. The store's part holds blocks for what the processors' own, which hold single entries, have
+// not.
+var cacheWeights = map[string]int64{roleReducer: 5, roleOrchestrator: 1, roleFleet: 1, storeDir: 1}
+
+// cacheShare returns the part of process.cache_size that a role gets, or the store; the parts of roles that run elsewhere go to the others.
+func (p *plane) cacheShare(of string) int64 {
+	total := cacheWeights[storeDir]
+	for _, role := range p.roles {
+		total += cacheWeights[role]
+	}
+	return max(int64(p.config.Process.CacheSize)*cacheWeights[of]/total, 1<<20)
 }
 
 // followed are the topics that the API reads.

@@ -126,7 +126,7 @@ type Process struct {
 	Roles         []string      `koanf:"roles" doc:"roles that regent server runs" check:"enums=reducer|orchestrator|fleet|api|registry"`
 	Instance      string        `koanf:"instance" doc:"name of this instance, unique among its like; empty: made once and kept in the data directory"`
 	FlushInterval time.Duration `koanf:"flush_interval" doc:"time between two write-backs of state to disk" check:"range=100ms..10m"`
-	CacheSize     Size          `koanf:"cache_size" doc:"memory for state that was read or written lately" unit:"bytes" check:"range=1048576..1099511627776"`
+	CacheSize     Size          `koanf:"cache_size" doc:"memory for state that was read or written lately, of all roles together" unit:"bytes" check:"range=1048576..1099511627776"`
 }
 
 // Agent says which node an agent looks after and how often it reports.
