@@ -68,9 +68,17 @@ soak-crash: java ## 1,000 crash rounds of the runtime on the embedded broker, 20
 	REGENT_CRASH_ROUNDS=1000 REGENT_CRASH_REPORT=$(CURDIR)/crash-report.md $(GO) test -count=1 -timeout 180m -run TestCrashRounds ./internal/stream
 	@cat crash-report.md
 
-.PHONY: replay-moments
-replay-moments: java ## Ask for 1,000 moments of each of four histories, with compaction, on Apache Kafka and on the embedded broker
-	REGENT_REPLAY_MOMENTS=1000 $(GO) test -count=1 -timeout 60m -v -run TestWhatWasServed ./internal/replay
+.PHONY: soak-scale
+soak-scale: java ## 100 rounds of two processes that share 8 partitions on Apache Kafka, one of which dies
+	REGENT_SCALE_ROUNDS=100 $(GO) test -count=1 -timeout 60m -v -run TestTwoProcesses ./internal/stream
+
+.PHONY: bench-takeover
+bench-takeover: java ## Kill a process with 1,000,000 keys and measure until its standby has the first new output
+	REGENT_TAKEOVER_KEYS=1000000 $(GO) test -count=1 -timeout 20m -v -run TestTakeOver ./internal/stream
+
+.PHONY: bench-rolling
+bench-rolling: java ## Restart two processes with 1,000,000 keys one after the other under load and measure the longest pause of a task
+	REGENT_ROLLING_KEYS=1000000 $(GO) test -count=1 -timeout 20m -v -run TestRolling ./internal/stream
 
 .PHONY: bench-quick
 bench-quick: ## Hold what a record costs in allocations and instructions against the budget (a part of make test, too)

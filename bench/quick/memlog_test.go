@@ -142,6 +142,12 @@ func (m *memoryLog) Abort(context.Context) error { return nil }
 
 func (m *memoryLog) Send(_ record.Record, done func(error)) { done(nil) }
 
+func (m *memoryLog) Settled(ctx context.Context, parts []record.TopicPartition) (map[record.TopicPartition]stream.Committed, error) {
+	return m.Committed(ctx, parts)
+}
+
+func (m *memoryLog) Rejoin() {}
+
 func (m *memoryLog) Committed(context.Context, []record.TopicPartition) (map[record.TopicPartition]stream.Committed, error) {
 	return nil, nil
 }

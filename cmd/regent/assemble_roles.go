@@ -71,6 +71,7 @@ func (p *plane) processors() []lifecycle.Service {
 			r, err := stream.New(d, stream.Options{
 				Log: p.log, Store: p.store, Clock: p.clock, Logger: p.logger, Metrics: metrics,
 				FlushInterval: p.config.Process.FlushInterval, CacheBytes: int(p.cacheShare(role)),
+				Standbys: int(p.config.Process.Standbys),
 			})
 			if err != nil {
 				return err

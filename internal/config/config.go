@@ -126,6 +126,7 @@ type Process struct {
 	Roles         []string      `koanf:"roles" doc:"roles that regent server runs" check:"enums=reducer|orchestrator|fleet|api|registry"`
 	Instance      string        `koanf:"instance" doc:"name of this instance, unique among its like; empty: made once and kept in the data directory"`
 	FlushInterval time.Duration `koanf:"flush_interval" doc:"time between two write-backs of state to disk" check:"range=100ms..10m"`
+	Standbys      int64         `koanf:"standbys" doc:"how many other processes keep a warm copy of each task, ready to take it over; 0 keeps none" check:"range=0..15"`
 	CacheSize     Size          `koanf:"cache_size" doc:"memory for state that was read or written lately, of all roles together" unit:"bytes" check:"range=1048576..1099511627776"`
 }
 
@@ -188,7 +189,7 @@ func Default() Config {
 		Listen:   Listen{HTTP: "127.0.0.1:7400", Broker: "127.0.0.1:9092", Registry: "127.0.0.1:8081"},
 		Embedded: Embedded{MinFree: 64 << 20, RetentionInterval: 5 * time.Minute},
 		Process: Process{
-			Roles: []string{"reducer", "orchestrator", "fleet", "api"}, FlushInterval: 3 * time.Second, CacheSize: 256 << 20,
+			Roles: []string{"reducer", "orchestrator", "fleet", "api"}, FlushInterval: 3 * time.Second, Standbys: 1, CacheSize: 256 << 20,
 		},
 		Agent: Agent{
 			Profile: "default", PulseInterval: 100 * time.Millisecond, ObserveInterval: time.Second, VolumeInterval: 15 * time.Second, LookTimeout: 2 * time.Second,

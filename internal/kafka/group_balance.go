@@ -2,18 +2,33 @@ package kafka
 
 import (
 	"cmp"
+	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/regent-infra/regent/internal/invariant"
+	"github.com/regent-infra/regent/internal/stream"
 )
 
 // copartition shares out tasks, not partitions: partition p of all topics goes to one member, so that a task finds its inputs together. It moves
 // as few tasks as it can, and moves them in two steps (cooperatively): whoever keeps a task goes on working. In single mode, all partitions go
 // to one member and the others stand by.
 //
+// What has to move moves to where it is warm, and each task has standbys: see [share]. What members hold, and what they are to keep copies of,
+// travels in the protocol's user data.
+//
 // The library's range balancer keeps partitions together as well, but stops everybody at each rebalance; its sticky ones tear them apart.
-type copartition struct{ single bool }
+type copartition struct {
+	single bool
+	// about tells what this member says of itself; nil for nothing.
+	about func() aboutMember
+	// told hears which tasks this member is to keep copies of; it may be nil.
+	told func([]stream.StandbyTask)
+	log  *slog.Logger
+}
 
 var (
 	_ kgo.GroupBalancer           = copartition{}
@@ -32,11 +47,14 @@ func (c copartition) ProtocolName() string {
 func (copartition) IsCooperative() bool { return true }
 
 // JoinGroupMetadata implements [kgo.GroupBalancer].
-func (copartition) JoinGroupMetadata(interests []string, current map[string][]int32, generation int32) []byte {
+func (c copartition) JoinGroupMetadata(interests []string, current map[string][]int32, generation int32) []byte {
 	meta := kmsg.NewConsumerMemberMetadata()
 	meta.Version = 3
 	meta.Topics = interests
 	meta.Generation = generation
+	if c.about != nil {
+		meta.UserData = c.about().encode()
+	}
 	for topic, partitions := range current {
 		owned := kmsg.NewConsumerMemberMetadataOwnedPartition()
 		owned.Topic, owned.Partitions = topic, partitions
@@ -49,8 +67,21 @@ func (copartition) JoinGroupMetadata(interests []string, current map[string][]in
 }
 
 // ParseSyncAssignment implements [kgo.GroupBalancer].
-func (copartition) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
-	return kgo.ParseConsumerSyncAssignment(assignment)
+func (c copartition) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
+	partitions, err := kgo.ParseConsumerSyncAssignment(assignment)
+	if err != nil || c.told == nil {
+		return partitions, err
+	}
+	var whole kmsg.ConsumerMemberAssignment
+	if err := whole.ReadFrom(assignment); err != nil {
+		return nil, fmt.Errorf("read the assignment: %w", err)
+	}
+	standbys, err := decodeStandbys(whole.UserData)
+	if err != nil {
+		return nil, err
+	}
+	c.told(standbys)
+	return partitions, nil
 }
 
 // MemberBalancer implements [kgo.GroupBalancer].
@@ -72,8 +103,14 @@ func (c copartition) Balance(b *kgo.ConsumerBalancer, topics map[string]int32) k
 		tasks = min(tasks, 1)
 	}
 	var members []claimant
+	copies := 0
 	b.EachMember(func(m *kmsg.JoinGroupResponseMember, meta *kmsg.ConsumerMemberMetadata) {
 		cl := claimant{id: m.MemberID, generation: meta.Generation, owns: map[int32]bool{}}
+		var err error
+		if cl.about, err = decodeAboutMember(meta.UserData); err != nil && c.log != nil {
+			c.log.Warn("a member's description of itself cannot be read; it counts as one without copies", slog.String("member", m.MemberID), slog.Any("error", err))
+		}
+		copies = max(copies, cl.about.standbys)
 		for _, o := range meta.OwnedPartitions {
 			for _, p := range o.Partitions {
 				if c.single {
@@ -84,9 +121,15 @@ func (c copartition) Balance(b *kgo.ConsumerBalancer, topics map[string]int32) k
 		}
 		members = append(members, cl)
 	})
+	out := share(members, tasks, copies, stream.AcceptableLag)
 	plan := b.NewPlan()
-	for task, i := range share(members, tasks) {
-		member, _ := b.MemberAt(slices.IndexFunc(b.Members(), func(m kmsg.JoinGroupResponseMember) bool { return m.MemberID == members[i].id }))
+	var waiting []int
+	for task, i := range out.owner {
+		if i < 0 {
+			waiting = append(waiting, task)
+			continue
+		}
+		member, _ := b.MemberAt(i)
 		for _, name := range names {
 			for p := range topics[name] {
 				if c.single || p == int32(task) { //nolint:gosec // the number of a partition
@@ -95,64 +138,34 @@ func (c copartition) Balance(b *kgo.ConsumerBalancer, topics map[string]int32) k
 			}
 		}
 	}
+	if len(waiting) > 0 && c.log != nil {
+		c.log.Warn("the state of some tasks was folded by a later version of the program than any member that could take them has; they wait for one",
+			slog.Any("tasks", waiting))
+	}
 	plan.AdjustCooperative(b)
-	return plan
+	told := told{plan: plan, standbys: map[string][]stream.StandbyTask{}}
+	for i := range members {
+		told.standbys[members[i].id] = out.standbys[i]
+	}
+	return told
 }
 
-// claimant is a member with what it says to own.
-type claimant struct {
-	id         string
-	generation int32
-	owns       map[int32]bool
+// told is a plan with what the members are told beside it.
+type told struct {
+	plan     *kgo.BalancePlan
+	standbys map[string][]stream.StandbyTask
 }
 
-// share gives each task to the index of one member: no member has two more than another, whoever has a task keeps it if that allows, and
-// equal input gives equal output. A claim counts only if no member of a later generation claims the same.
-func share(members []claimant, tasks int32) []int {
-	owner := make([]int, tasks)
-	count := make([]int, len(members))
-	if len(members) == 0 {
-		return nil
+var _ kgo.IntoSyncAssignment = told{}
+
+// IntoSyncAssignment implements [kgo.IntoSyncAssignment].
+func (t told) IntoSyncAssignment() []kmsg.SyncGroupRequestGroupAssignment {
+	all := t.plan.IntoSyncAssignment()
+	for i := range all {
+		var whole kmsg.ConsumerMemberAssignment
+		invariant.Assert(whole.ReadFrom(all[i].MemberAssignment) == nil, "the library reads what it has written")
+		whole.UserData = encodeStandbys(t.standbys[all[i].MemberID])
+		all[i].MemberAssignment = whole.AppendTo(nil)
 	}
-	order := make([]int, len(members))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(members[a].id, members[b].id) })
-	for t := range owner {
-		owner[t] = -1
-		for _, i := range order {
-			if members[i].owns[int32(t)] && (owner[t] < 0 || members[i].generation > members[owner[t]].generation) { //nolint:gosec // the number of a partition
-				owner[t] = i
-			}
-		}
-	}
-	// At most ceil(tasks/members) each, and only as many members with that many as there is a remainder.
-	floor, more := int(tasks)/len(members), int(tasks)%len(members)
-	for t, i := range owner {
-		switch {
-		case i < 0:
-		case count[i] < floor:
-			count[i]++
-		case count[i] == floor && more > 0:
-			count[i]++
-			more--
-		default:
-			owner[t] = -1
-		}
-	}
-	for t, i := range owner {
-		if i >= 0 {
-			continue
-		}
-		least := order[0]
-		for _, j := range order {
-			if count[j] < count[least] {
-				least = j
-			}
-		}
-		owner[t] = least
-		count[least]++
-	}
-	return owner
+	return all
 }

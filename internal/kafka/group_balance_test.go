@@ -9,6 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
+func owners(members []claimant, tasks int32) []int { return share(members, tasks, 1, 100).owner }
+
 // TestShareIsFairStickyAndStable holds what share promises for any claims.
 func TestShareIsFairStickyAndStable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -21,7 +23,7 @@ func TestShareIsFairStickyAndStable(t *testing.T) {
 			}
 			members = append(members, m)
 		}
-		owner := share(members, tasks)
+		owner := owners(members, tasks)
 		if len(owner) != int(tasks) {
 			t.Fatalf("%d owners of %d tasks", len(owner), tasks)
 		}
@@ -40,7 +42,7 @@ func TestShareIsFairStickyAndStable(t *testing.T) {
 		for task, i := range owner {
 			again[len(members)-1-i].owns[int32(task)] = true
 		}
-		for task, i := range share(again, tasks) {
+		for task, i := range owners(again, tasks) {
 			if again[i].id != members[owner[task]].id {
 				t.Fatalf("task %d moved from %s to %s although nothing has changed", task, members[owner[task]].id, again[i].id)
 			}
@@ -51,15 +53,15 @@ func TestShareIsFairStickyAndStable(t *testing.T) {
 func TestShareKeepsWhatItCan(t *testing.T) {
 	a := claimant{id: "a", owns: map[int32]bool{0: true, 1: true, 2: true, 3: true}}
 	b := claimant{id: "b", owns: map[int32]bool{}}
-	if got := share([]claimant{a, b}, 4); !slices.Equal(got, []int{0, 0, 1, 1}) {
+	if got := owners([]claimant{a, b}, 4); !slices.Equal(got, []int{0, 0, 1, 1}) {
 		t.Fatalf("a newcomer gets %v, expected that two tasks move", got)
 	}
 	stale := claimant{id: "a", generation: 1, owns: map[int32]bool{0: true}}
 	fresh := claimant{id: "b", generation: 2, owns: map[int32]bool{0: true}}
-	if got := share([]claimant{stale, fresh}, 2); got[0] != 1 {
+	if got := owners([]claimant{stale, fresh}, 2); got[0] != 1 {
 		t.Fatalf("task 0 goes to %d, expected to the claim of the later generation", got[0])
 	}
-	if got := share(nil, 3); got != nil {
+	if got := owners(nil, 3); got != nil {
 		t.Fatalf("nobody gets %v", got)
 	}
 }

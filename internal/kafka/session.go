@@ -22,7 +22,7 @@ import (
 // Defaults of [SessionConfig].
 const (
 	DefaultSessionTimeout     = 6 * time.Second
-	DefaultHeartbeatInterval  = 500 * time.Millisecond
+	DefaultHeartbeatInterval  = 200 * time.Millisecond
 	DefaultTransactionTimeout = 10 * time.Second
 	DefaultFetchWait          = 250 * time.Millisecond
 )
@@ -35,7 +35,8 @@ type SessionConfig struct {
 	InstanceID string
 	// SessionTimeout is how long the group waits for a member that is silent. Default 6 s, at most 6 s.
 	SessionTimeout time.Duration
-	// HeartbeatInterval is how often a member reports, and so how soon it learns of a rebalance. Default 500 ms.
+	// HeartbeatInterval is how often a member reports, and so how soon it learns of a rebalance, which is
+	// how long a task stands still that moves. Default 200 ms.
 	HeartbeatInterval time.Duration
 	// TransactionTimeout is after what time the broker aborts a transaction whose producer is gone: it bounds how long readers of
 	// committed records can be held up. Default 10 s.
@@ -45,6 +46,9 @@ type SessionConfig struct {
 	FetchWait time.Duration
 	// Compression of what is produced is none (the default), lz4, zstd or snappy.
 	Compression string
+	// SpareDead leaves it to the broker to end the open transactions of dead members, which it does when they time out. For credentials that may
+	// not write under the transactional ids of the group's other instances.
+	SpareDead bool
 	// Logger takes the session's log. Default: none.
 	Logger *slog.Logger
 }
@@ -158,13 +162,18 @@ type session struct {
 	tasks    map[int32]bool
 	assigned []int32 // to be reported by Poll
 	revoked  []int32
-	failed   error // ends the session
+	standbys []stream.StandbyTask // to be reported by Poll, unless nil
+	failed   error                // ends the session
 	cancel   context.CancelFunc
 	woken    bool
 
 	// began says that a transaction has records; it becomes true under beginning.
 	began     atomic.Bool
 	beginning sync.Mutex
+
+	fences sync.WaitGroup // at work on what dead members have left open
+	quit   context.CancelFunc
+	life   context.Context //nolint:containedctx // the session's own, for what goes on beside its methods
 
 	reading  map[record.TopicPartition]bool
 	troubled atomic.Pointer[trouble]
@@ -191,6 +200,7 @@ func (l *Log) Connect(ctx context.Context, spec stream.SessionSpec) (stream.Sess
 		tasks:   map[int32]bool{},
 		reading: map[record.TopicPartition]bool{},
 	}
+	s.life, s.quit = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.connect(ctx); err != nil {
 		s.closeClients()
 		return nil, classify(l.config.explain("connect for group "+spec.Group, err))
@@ -243,7 +253,7 @@ func (s *session) client(more ...kgo.Opt) (*kgo.Client, error) {
 func (s *session) memberOptions() []kgo.Opt {
 	return []kgo.Opt{
 		kgo.ConsumerGroup(s.spec.Group),
-		kgo.Balancers(copartition{single: s.spec.Single}),
+		kgo.Balancers(copartition{single: s.spec.Single, about: s.about, told: s.onStandbys, log: s.slog}),
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(s.config.SessionTimeout),
 		kgo.RebalanceTimeout(s.config.SessionTimeout),
@@ -411,9 +421,11 @@ func (s *session) Close(ctx context.Context) error {
 }
 
 func (s *session) closeClients() {
+	s.quit()
 	for _, c := range []*kgo.Client{s.writers[0].Client, s.writers[1].Client, s.reader, s.member} {
 		if c != nil {
 			c.CloseAllowingRebalance()
 		}
 	}
+	s.fences.Wait()
 }

@@ -19,6 +19,9 @@ func (s *session) onAssigned(_ context.Context, client *kgo.Client, partitions m
 	s.log.mu.Lock()
 	s.log.members[s.spec.Group] = id
 	s.log.mu.Unlock()
+	if len(partitions) > 0 && !s.config.SpareDead {
+		s.fenceDead()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for topic, list := range partitions {
@@ -152,16 +155,36 @@ func (h *connectHook) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ n
 	h.s.troubled.Store(&trouble{h.s.log.config.explain("connect", err)})
 }
 
-// takeChanges returns what has changed since the last call, and marks that a poll is running, which cancel ends. ok is false if the
-// poll should not wait at all.
-func (s *session) takeChanges(cancel context.CancelFunc) (revoked, assigned []int32, ok bool, err error) {
+// about is what this member says of itself at each join.
+func (s *session) about() aboutMember {
+	a := aboutMember{foldVersion: s.spec.FoldVersion, standbys: s.spec.Standbys}
+	if s.spec.Held != nil {
+		a.held = s.spec.Held()
+	}
+	return a
+}
+
+// onStandbys hears which tasks this member is to keep copies of. It is called after each rebalance, before [session.onAssigned].
+func (s *session) onStandbys(list []stream.StandbyTask) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	revoked, assigned = s.revoked, s.assigned
-	s.revoked, s.assigned = nil, nil
-	ok = !s.woken && len(revoked)+len(assigned) == 0
+	s.standbys = list
+	s.wakeLocked()
+}
+
+// Rejoin implements [stream.Session].
+func (s *session) Rejoin() { s.member.ForceRebalance() }
+
+// takeChanges returns what has changed since the last call, and marks that a poll is running, which cancel ends. ok is false if the
+// poll should not wait at all.
+func (s *session) takeChanges(cancel context.CancelFunc) (b *stream.Batch, ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b = &stream.Batch{Revoked: s.revoked, Assigned: s.assigned, Standbys: s.standbys}
+	s.revoked, s.assigned, s.standbys = nil, nil, nil
+	ok = !s.woken && len(b.Revoked)+len(b.Assigned) == 0 && b.Standbys == nil
 	s.woken, s.cancel = false, cancel
-	return revoked, assigned, ok, classify(s.failed)
+	return b, ok, classify(s.failed)
 }
 
 var _ stream.Session = (*session)(nil)

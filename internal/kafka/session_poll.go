@@ -16,7 +16,7 @@ import (
 func (s *session) Poll(ctx context.Context, maxRecords int, wait time.Duration) (*stream.Batch, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	revoked, assigned, patient, err := s.takeChanges(cancel)
+	b, patient, err := s.takeChanges(cancel)
 	if err != nil {
 		return nil, err
 	}
@@ -25,8 +25,7 @@ func (s *session) Poll(ctx context.Context, maxRecords int, wait time.Duration) 
 		s.cancel = nil
 		s.mu.Unlock()
 	}()
-	b := &stream.Batch{Revoked: revoked, Assigned: assigned}
-	s.forget(revoked)
+	s.forget(b.Revoked)
 	if !patient {
 		cancel()
 	}

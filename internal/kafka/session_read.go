@@ -77,11 +77,26 @@ func (s *session) Committed(ctx context.Context, partitions []record.TopicPartit
 	return committedOffsets(ctx, s.log.config, s.member, s.spec.Group, partitions, s.topicIDs)
 }
 
-func committedOffsets(
-	ctx context.Context, config Config, client *kgo.Client, group string, partitions []record.TopicPartition, ids map[string][16]byte,
-) (map[record.TopicPartition]stream.Committed, error) {
+// Settled implements [stream.Session].
+func (s *session) Settled(ctx context.Context, partitions []record.TopicPartition) (map[record.TopicPartition]stream.Committed, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.log.config.RequestTimeout)
+	defer cancel()
+	req := offsetFetch(s.spec.Group, partitions, s.topicIDs, false)
+	for {
+		out, err := fetchOffsets(ctx, s.member, req, s.topicIDs)
+		if !errors.Is(err, kerr.CoordinatorLoadInProgress) {
+			return out, classify(s.log.config.explain("read the committed offsets of group "+s.spec.Group, err))
+		}
+		if err := pause(ctx, unstablePause); err != nil {
+			return nil, s.log.config.explain("read the committed offsets of group "+s.spec.Group, err)
+		}
+	}
+}
+
+// offsetFetch asks for a group's offsets, in the old form and in the new one.
+func offsetFetch(group string, partitions []record.TopicPartition, ids map[string][16]byte, stable bool) *kmsg.OffsetFetchRequest {
 	req := kmsg.NewPtrOffsetFetchRequest()
-	req.RequireStable = true
+	req.RequireStable = stable
 	req.Group = group
 	rg := kmsg.NewOffsetFetchRequestGroup()
 	rg.Group = group
@@ -94,6 +109,13 @@ func committedOffsets(
 		rg.Topics = append(rg.Topics, gt)
 	}
 	req.Groups = append(req.Groups, rg)
+	return req
+}
+
+func committedOffsets(
+	ctx context.Context, config Config, client *kgo.Client, group string, partitions []record.TopicPartition, ids map[string][16]byte,
+) (map[record.TopicPartition]stream.Committed, error) {
+	req := offsetFetch(group, partitions, ids, true)
 	for {
 		out, err := fetchOffsets(ctx, client, req, ids)
 		switch {

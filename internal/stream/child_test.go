@@ -44,6 +44,13 @@ type order struct {
 	ClockSteps bool
 	// TransactionMillis is the transaction time-out; a second by default.
 	TransactionMillis int
+	// SpareDead leaves the open transactions of dead members to their time-out.
+	SpareDead bool
+	// Standbys is how many copies of each task are kept, FoldVersion the definition's; 1 by default.
+	Standbys    int
+	FoldVersion int32
+	// Production takes the sessions' and the runtime's defaults instead of what makes crashes quick and frequent.
+	Production bool
 	// Broker, where set, makes the child a broker instead.
 	Broker *brokerOrder
 }
@@ -80,17 +87,24 @@ func (o order) run() error {
 	if o.TransactionMillis > 0 {
 		timeout = time.Duration(o.TransactionMillis) * time.Millisecond
 	}
-	klog, err := kafka.NewLog(kafka.Config{Brokers: o.Brokers}, kafka.SessionConfig{
+	sc := kafka.SessionConfig{
 		InstanceID: o.Instance, SessionTimeout: time.Second, HeartbeatInterval: 50 * time.Millisecond,
-		TransactionTimeout: timeout, Logger: logger,
-	})
+		TransactionTimeout: timeout, Logger: logger, SpareDead: o.SpareDead,
+	}
+	if o.Production {
+		sc = kafka.SessionConfig{InstanceID: o.Instance, Logger: logger}
+	}
+	klog, err := kafka.NewLog(kafka.Config{Brokers: o.Brokers}, sc)
 	if err != nil {
 		return err
 	}
 	opts := stream.Options{
 		Log: klog, Store: store, Logger: logger,
 		PositionInterval: 20 * time.Millisecond, FlushInterval: 25 * time.Millisecond, CommitRecords: 200, PollRecords: 150,
-		EndTimeout: time.Second,
+		EndTimeout: time.Second, Standbys: o.Standbys, StandbyInterval: 25 * time.Millisecond,
+	}
+	if o.Production {
+		opts = stream.Options{Log: klog, Store: store, Logger: logger, Standbys: o.Standbys}
 	}
 	if o.Unfenced {
 		opts.Log = unfencedLog{klog, o}
@@ -118,7 +132,9 @@ func (o order) run() error {
 			<-woken
 		}
 	})
-	r, err := stream.New(definition(), opts)
+	def := definition()
+	def.FoldVersion = max(def.FoldVersion, o.FoldVersion)
+	r, err := stream.New(def, opts)
 	if err != nil {
 		return err
 	}
@@ -131,17 +147,36 @@ func (o order) run() error {
 	go func() {
 		look := time.NewTicker(time.Millisecond)
 		defer look.Stop()
+		said, stood := -1, -1
 		for range look.C {
-			if len(r.Partitions()) == crashPartitions {
-				fmt.Println("runs all tasks")
-				return
+			n, w := len(r.Partitions()), warmCopies(r)
+			if n != said {
+				fmt.Println("runs", n, "tasks")
 			}
+			if n == crashPartitions && n != said {
+				fmt.Println("runs all tasks")
+			}
+			if n != said || w != stood {
+				fmt.Printf("runs %d and stands by for %d\n", n, w)
+			}
+			said, stood = n, w
 		}
 	}()
 	if err := r.Run(ctx); err != nil {
 		return err
 	}
 	return store.Close()
+}
+
+// warmCopies counts the warm copies that a runtime keeps.
+func warmCopies(r *stream.Runtime) int {
+	n := 0
+	for _, st := range r.Status().Standbys {
+		if st.Warm && st.Error == "" {
+			n++
+		}
+	}
+	return n
 }
 
 // process is a running child.

@@ -33,7 +33,7 @@ import (
 type auditor struct {
 	b     *broker
 	rng   *rand.Rand
-	tasks [crashPartitions]audited
+	tasks []audited
 	// floor is P.out of each store and task when the process began that has left the store as it is.
 	floor map[string]int64
 	facts int
@@ -52,7 +52,7 @@ type audited struct {
 }
 
 func newAuditor(b *broker, rng *rand.Rand) *auditor {
-	a := &auditor{b: b, rng: rng, floor: map[string]int64{}}
+	a := &auditor{b: b, rng: rng, floor: map[string]int64{}, tasks: make([]audited, b.partitions)}
 	for p := range a.tasks {
 		a.tasks[p] = audited{next: map[string]int64{}, fold: map[string][]byte{}, s: map[string][]byte{}, base: map[string][]byte{}}
 	}
@@ -70,7 +70,7 @@ func (a *auditor) look(t testing.TB, dirs ...string) error {
 	if err != nil {
 		return err
 	}
-	for p := range int32(crashPartitions) {
+	for p := range a.b.partitions {
 		k := ks[p]
 		meta := stream.Metadata{}
 		if k.Metadata != "" {
@@ -123,8 +123,8 @@ func (a *auditor) settled() (map[string]map[int32]int64, error) {
 }
 
 // committed returns K, when it is stable.
-func (a *auditor) committed() ([crashPartitions]stream.Committed, error) {
-	var out [crashPartitions]stream.Committed
+func (a *auditor) committed() ([]stream.Committed, error) {
+	out := make([]stream.Committed, a.b.partitions)
 	ctx, cancel := context.WithTimeout(kadm.RequireStable(context.Background()), patience)
 	defer cancel()
 	look := time.NewTicker(5 * time.Millisecond)
@@ -251,7 +251,7 @@ func (a *auditor) compact(log []record.Record) []record.Record {
 }
 
 // store checks what a dead process has left: a copy of it is opened, so that what is checked is what the next process finds.
-func (a *auditor) store(t testing.TB, dir string, ks [crashPartitions]stream.Committed) error {
+func (a *auditor) store(t testing.TB, dir string, ks []stream.Committed) error {
 	t.Helper()
 	if _, err := os.Stat(dir); os.IsNotExist(err) {
 		return nil // it died before it made one
@@ -261,8 +261,8 @@ func (a *auditor) store(t testing.TB, dir string, ks [crashPartitions]stream.Com
 		return err
 	}
 	defer func() { _ = os.RemoveAll(copied) }()
-	state, positions := stored(t, copied, crashPartitions)
-	for p := range int32(crashPartitions) {
+	state, positions := stored(t, copied, a.b.partitions)
+	for p := range a.b.partitions {
 		w, pos, floor := &a.tasks[p], positions[p], fmt.Sprint(dir, "/", p)
 		if pos == nil {
 			if len(state[p]) > 0 {

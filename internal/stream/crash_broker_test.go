@@ -92,10 +92,10 @@ func startApache(t testing.TB) *outside {
 // open makes the tests' own client, and the topics.
 func (o *outside) open(t testing.TB, replicas int16) {
 	t.Helper()
-	o.broker = openBroker(t, []string{o.proxy.address()}, replicas)
+	o.broker = openBroker(t, []string{o.proxy.address()}, crashPartitions, replicas)
 }
 
-func openBroker(t testing.TB, addrs []string, replicas int16) *broker {
+func openBroker(t testing.TB, addrs []string, partitions int32, replicas int16) *broker {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
 		kgo.MetadataMinAge(50*time.Millisecond), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
@@ -104,7 +104,7 @@ func openBroker(t testing.TB, addrs []string, replicas int16) *broker {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	b := &broker{addrs: addrs, cl: cl, adm: kadm.NewClient(cl)}
+	b := &broker{addrs: addrs, cl: cl, adm: kadm.NewClient(cl), partitions: partitions}
 	for _, name := range []string{factsTopic, sideTopic, deadTopic, stateTopic} {
 		b.crashTopic(t, name, replicas)
 	}
@@ -117,7 +117,7 @@ func (b *broker) crashTopic(t testing.TB, name string, replicas int16) {
 	if name == stateTopic {
 		policy = "compact"
 	}
-	if _, err := b.adm.CreateTopic(context.Background(), crashPartitions, replicas, map[string]*string{"cleanup.policy": &policy}, name); err != nil {
+	if _, err := b.adm.CreateTopic(context.Background(), b.partitions, replicas, map[string]*string{"cleanup.policy": &policy}, name); err != nil {
 		t.Fatalf("create topic %s: %v", name, err)
 	}
 }
@@ -157,7 +157,7 @@ func (b *broker) trickle(t testing.TB, perSecond int) (stop func() (sent int)) {
 				case seq%53 == 0:
 					text = "gone"
 				}
-				recs = append(recs, factRecord(int32(seq%crashPartitions), fmt.Sprintf("key-%d", seq%60), seq, text))
+				recs = append(recs, factRecord(int32(seq%uint64(b.partitions)), fmt.Sprintf("key-%d", seq%60), seq, text))
 			}
 			if err := b.cl.ProduceSync(ctx, recs...).FirstErr(); err != nil && !errors.Is(err, context.Canceled) && failed == nil {
 				failed = err

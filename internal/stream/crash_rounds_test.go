@@ -252,7 +252,7 @@ func (a *arena) calm(name string) {
 		a.t.Fatal(err)
 	}
 	eventually(a.t, "the group has committed all input", func() bool {
-		for id := range int32(crashPartitions) {
+		for id := range a.b.partitions {
 			end, _ := ends.Lookup(factsTopic, id)
 			if a.b.committed(a.t, id).Offset < end.Offset {
 				return false

@@ -47,6 +47,11 @@
 //  5. No crash deletes state. What is redone is S from P.out on, never the inputs, which are compacted.
 //  6. No data without a position: a redo that is cut off is either vouched for by its P, or cleared.
 //
+// # Standbys
+//
+// Of tasks that other members of the group run, a process keeps copies in its store, as the group's assignment says: a recovery that goes on,
+// with a position P like any other, and never beyond K. Tasks move to where a copy is warm. See [StandbyTask], docs/adr/0016.
+//
 // # What is not obvious
 //
 //   - An abort takes with it what was folded on top of it.
@@ -66,6 +71,6 @@
 // # Files
 //
 // port, definition, options: what is given. runtime, cycle, commit, task, table, cache: the cycle. recovery, evidence, decision, redo,
-// refusal: assignment. flush, request: the store. view, status, digest, metrics: looking. rebuild, refold, compare: making state again. position,
+// refusal: assignment. standby, standby_follow: copies of others' tasks. flush, request: the store. view, status, digest, metrics: looking. rebuild, refold, compare: making state again. position,
 // metadata, origin: formats. point, sabotage: for the tests.
 package stream

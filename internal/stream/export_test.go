@@ -20,6 +20,7 @@ const (
 	SabotageSkipRedo       Sabotage = "skip-redo"
 	SabotageKeepAborted    Sabotage = "keep-aborted"
 	SabotageFlushAhead     Sabotage = "flush-ahead"
+	SabotageBoast          Sabotage = "boast"
 )
 
 // WithSabotage takes one protection out.
@@ -33,6 +34,8 @@ func WithSabotage(o Options, s Sabotage) Options {
 		o.sabotage.keepAborted = true
 	case SabotageFlushAhead:
 		o.sabotage.flushAhead = true
+	case SabotageBoast:
+		o.sabotage.boast = true
 	case SabotageNone:
 	}
 	return o
@@ -58,6 +61,13 @@ func (r *Runtime) Step(ctx context.Context, late bool) error {
 		return nil
 	}
 	return r.drain(ctx)
+}
+
+// Follow brings the copies of other members' tasks forward once.
+func (r *Runtime) Follow(ctx context.Context) error {
+	r.standbys.round(ctx, r.session, r.topics)
+	r.standbys.work.Wait()
+	return r.standbys.failure()
 }
 
 // Rest waits until nothing is going on beside the cycle.

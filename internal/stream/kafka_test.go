@@ -33,6 +33,8 @@ type broker struct {
 	addrs []string
 	cl    *kgo.Client
 	adm   *kadm.Client
+	// partitions is how many each topic has.
+	partitions int32
 }
 
 func startBroker(t testing.TB, partitions int32, opts ...kfake.Opt) *broker {
@@ -49,7 +51,7 @@ func startBroker(t testing.TB, partitions int32, opts ...kfake.Opt) *broker {
 		t.Fatalf("make a client: %v", err)
 	}
 	t.Cleanup(cl.Close)
-	b := &broker{Cluster: c, addrs: c.ListenAddrs(), cl: cl, adm: kadm.NewClient(cl)}
+	b := &broker{Cluster: c, addrs: c.ListenAddrs(), cl: cl, adm: kadm.NewClient(cl), partitions: partitions}
 	b.topic(t, factsTopic, partitions, false)
 	b.topic(t, stateTopic, partitions, true)
 	b.topic(t, sideTopic, partitions, false)

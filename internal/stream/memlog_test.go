@@ -261,7 +261,12 @@ func (s *memSession) Poll(_ context.Context, maxRecords int, _ time.Duration) (*
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := &stream.Batch{Revoked: s.revoked, Assigned: s.assigned}
+	b := &stream.Batch{Revoked: s.revoked, Assigned: s.assigned, Standbys: []stream.StandbyTask{}}
+	for task := range s.topics[factsTopic].info.Partitions { // everybody stands by for everything
+		if s.owner[task] != s.instance {
+			b.Standbys = append(b.Standbys, stream.StandbyTask{Task: task})
+		}
+	}
 	s.revoked, s.assigned = nil, nil
 	room := maxRecords
 	for p := range s.topics[factsTopic].info.Partitions {
@@ -431,6 +436,12 @@ func (s *memSession) Committed(_ context.Context, tps []record.TopicPartition) (
 	}
 	return out, nil
 }
+
+func (s *memSession) Settled(ctx context.Context, tps []record.TopicPartition) (map[record.TopicPartition]stream.Committed, error) {
+	return s.Committed(ctx, tps)
+}
+
+func (s *memSession) Rejoin() {}
 
 func (s *memSession) Watermarks(_ context.Context, tps []record.TopicPartition) (map[record.TopicPartition]stream.Watermarks, error) {
 	s.mu.Lock()

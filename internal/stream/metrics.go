@@ -8,10 +8,10 @@ import (
 
 // Metrics counts what runtimes do. One Metrics serves all runtimes of a process; the label "processor" tells them apart.
 type Metrics struct {
-	in, out, retries, panics, rebalances, redone, ticks, flushedBytes *prometheus.CounterVec
-	deadLetters, transactions                                         *prometheus.CounterVec
-	duration, recovery, flushes                                       *prometheus.HistogramVec
-	lag                                                               *prometheus.GaugeVec
+	in, out, retries, panics, rebalances, redone, copied, ticks, flushedBytes *prometheus.CounterVec
+	deadLetters, transactions                                                 *prometheus.CounterVec
+	duration, recovery, flushes                                               *prometheus.HistogramVec
+	lag, standbyLag                                                           *prometheus.GaugeVec
 }
 
 // NewMetrics makes the metrics and registers them, unless reg is nil. It panics if they are registered already.
@@ -40,6 +40,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		retries:      counter("session_retries_total", "Sessions with the brokers that ended in a soft failure."),
 		rebalances:   counter("rebalances_total", "Changes of the assignment."),
 		redone:       counter("redone_records_total", "Records that were applied to tables in recoveries."),
+		copied:       counter("standby_records_total", "Records that were applied to copies of tasks that other processes run."),
 		ticks:        counter("ticks_total", "Ticks sent to idle partitions."),
 		flushedBytes: counter("flushed_bytes_total", "Bytes of committed state that were written to the store."),
 		duration:     histogram("transaction_duration_seconds", "How long ending a transaction took."),
@@ -49,11 +50,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Namespace: "regent", Subsystem: "stream", Name: "lag_records", Help: "Input records that are not folded yet, measured at each flush interval.",
 		}, []string{"processor", "topic"}),
 	}
-	all = append(all, m.lag)
+	m.standbyLag = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "regent", Subsystem: "stream", Name: "standby_lag_offsets", Help: "Offsets that this process's copy of a task was behind when it was last looked at.",
+	}, []string{"processor", "task"})
+	all = append(all, m.lag, m.standbyLag)
 	if reg != nil {
 		reg.MustRegister(all...)
 	}
 	return m
+}
+
+func (m *Metrics) forgetStandby(processor string, task int32) {
+	m.standbyLag.DeleteLabelValues(processor, taskLabel(task))
 }
 
 func (m *Metrics) observeTransaction(processor string, o Outcome, took time.Duration) {

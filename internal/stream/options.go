@@ -27,6 +27,7 @@ const (
 	DefaultRetryMin         = 100 * time.Millisecond
 	DefaultRetryMax         = 5 * time.Second
 	DefaultRecoveries       = 2
+	DefaultStandbyInterval  = 250 * time.Millisecond
 )
 
 // Options are what a [Runtime] is made with. The zero value of every field but the first two means its default.
@@ -74,8 +75,14 @@ type Options struct {
 	EndTimeout time.Duration
 	// RetryMin and RetryMax bound the pause after a soft failure, which doubles each time. Default 100 ms and 5 s.
 	RetryMin, RetryMax time.Duration
-	// Recoveries is how many tasks recover at the same time. Default 2; at least 1.
+	// Recoveries is how many tasks recover at the same time, and how many copies are brought forward. Default 2; at least 1.
 	Recoveries int
+	// Standbys is how many other processes keep a warm copy of each task. Default 0; members of one group should agree, and what counts is
+	// the most that any of them asks for.
+	Standbys int
+	// StandbyInterval is how often the copies that this process keeps are brought forward, and so about how much has to be redone at a
+	// take-over. Default 250 ms.
+	StandbyInterval time.Duration
 
 	// reached, where set, is called when the cycle has reached a named point: tests crash there.
 	reached func(Point)
@@ -119,6 +126,7 @@ func (o Options) withDefaults(definition string) Options {
 	o.RetryMin = or(o.RetryMin, DefaultRetryMin)
 	o.RetryMax = or(o.RetryMax, DefaultRetryMax)
 	o.Recoveries = or(o.Recoveries, DefaultRecoveries)
+	o.StandbyInterval = or(o.StandbyInterval, DefaultStandbyInterval)
 	return o
 }
 
@@ -160,10 +168,14 @@ func (o Options) Validate() error {
 		{"EndTimeout", o.EndTimeout},
 		{"RetryMin", o.RetryMin},
 		{"RetryMax", o.RetryMax},
+		{"StandbyInterval", o.StandbyInterval},
 	} {
 		if d.value <= 0 {
 			errs = append(errs, fmt.Errorf("stream options: %s is %s: expected more than 0", d.name, d.value))
 		}
+	}
+	if o.Standbys < 0 {
+		errs = append(errs, fmt.Errorf("stream options: Standbys is %d: expected 0 or more", o.Standbys))
 	}
 	if o.CommitMinAge > o.CommitMaxAge {
 		errs = append(errs, fmt.Errorf("stream options: CommitMinAge %s is above CommitMaxAge %s", o.CommitMinAge, o.CommitMaxAge))

@@ -19,6 +19,8 @@ const (
 	PointFlushed Point = "flushed"
 	// PointRedo: a part of the changelog has been redone.
 	PointRedo Point = "redo"
+	// PointStandby: a part of what a copy of another's task lacked has been applied to it.
+	PointStandby Point = "standby"
 )
 
 func (o *Options) reach(p Point) {

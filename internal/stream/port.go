@@ -24,6 +24,33 @@ type SessionSpec struct {
 	Inputs []string
 	// Single gives every partition of every input to one member, as task 0.
 	Single bool
+	// FoldVersion is the program's, see [Definition]. A task whose state a later version has folded is not given to this member as long
+	// as another one can have it.
+	FoldVersion int32
+	// Standbys is how many other members keep a warm copy of each task; what counts is the most that any member asks for.
+	Standbys int
+	// Held, where set, tells what this process holds of which tasks. It is called at each join, on some goroutine.
+	Held func() []Held
+}
+
+// Held is how far a process's own copy of a task reaches, running or not.
+type Held struct {
+	Task int32
+	// Position is comparable between members: the end of what is applied of the changelog, and of the inputs that tables are kept of,
+	// added up.
+	Position int64
+	// FoldVersion is that of the state: a program of a lower one cannot run the task.
+	FoldVersion int32
+}
+
+// AcceptableLag is how far behind, in offsets, a copy may be to count as warm: a redo of so much takes a fraction of a second.
+const AcceptableLag = 50_000
+
+// StandbyTask is a task of which this member is to keep a warm copy, while another runs it.
+type StandbyTask struct {
+	Task int32
+	// WarmUp says that the task moves here as soon as the copy is warm and the group is told, by [Session.Rejoin].
+	WarmUp bool
 }
 
 // Session is one membership in the group, with its transactions. It is used by one goroutine, except where a method says
@@ -69,6 +96,9 @@ type Session interface {
 	// Committed returns the group's committed offsets of the partitions, and waits as long as a transaction that would change
 	// them is open (RequireStable). A partition without one is absent. Safe for concurrent use.
 	Committed(ctx context.Context, partitions []record.TopicPartition) (map[record.TopicPartition]Committed, error)
+	// Settled is Committed without the wait: what is committed for certain by now. What is being committed may show or not. Safe for
+	// concurrent use.
+	Settled(ctx context.Context, partitions []record.TopicPartition) (map[record.TopicPartition]Committed, error)
 	// Watermarks returns the bounds of the partitions. Safe for concurrent use.
 	Watermarks(ctx context.Context, partitions []record.TopicPartition) (map[record.TopicPartition]Watermarks, error)
 	// Scan reads the committed records of one partition in [from, to), and calls fn with some of them at a time, in order;
@@ -80,6 +110,9 @@ type Session interface {
 	// Probe looks at the partition from an offset on: where no committed record is left to read below the last stable offset,
 	// and no transaction is open, it returns the high watermark; otherwise from itself. Safe for concurrent use.
 	Probe(ctx context.Context, tp record.TopicPartition, from int64) (int64, error)
+
+	// Rejoin tells the group anew what this member holds, so that tasks are shared out again. Safe for concurrent use.
+	Rejoin()
 
 	// Trouble returns why the brokers cannot be reached at the moment, or nil. Safe for concurrent use.
 	Trouble() error
@@ -107,6 +140,9 @@ type Batch struct {
 	Revoked []int32
 	// Assigned are tasks that are newly this member's. Their partitions are not read before [Session.Resume].
 	Assigned []int32
+	// Standbys, unless nil, are all tasks of which this member is to keep a warm copy from now on. A task that runs or recovers here may be
+	// among them: it is about to leave.
+	Standbys []StandbyTask
 }
 
 // Fetched is what was read of one partition.

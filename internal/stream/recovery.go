@@ -46,7 +46,7 @@ func (r *Runtime) reassign(ctx context.Context, b *Batch) error {
 		r.opts.Metrics.rebalances.WithLabelValues(r.def.Name).Inc()
 		r.log.Info("assignment changed", slog.Any("assigned", b.Assigned), slog.Any("revoked", b.Revoked))
 	}
-	return nil
+	return r.standbys.step(ctx, b)
 }
 
 // revoke gives tasks up. What they have committed is flushed, so that little is to be redone if they come back.
@@ -85,8 +85,11 @@ func (r *Runtime) startRecovery(ctx context.Context, id int32) {
 		defer cancel()
 		select {
 		case r.slots <- struct{}{}:
+			mine := r.standbys.lock(id)
+			mine.Lock() // until the copy, if one was kept here, is at rest
 			w := &worker{r: r, session: session, topics: topics, id: id}
 			rec.task, rec.stamp, rec.err = w.recover(ctx)
+			mine.Unlock()
 			<-r.slots
 		case <-ctx.Done():
 			rec.err = context.Cause(ctx)
@@ -138,6 +141,13 @@ func (q *recoveries) stop() {
 	q.done = nil
 	q.mu.Unlock()
 	q.wg.Wait()
+}
+
+// has reports whether a task recovers.
+func (q *recoveries) has(id int32) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.live[id] != nil
 }
 
 // take returns the recoveries that have finished.

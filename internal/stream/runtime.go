@@ -36,6 +36,8 @@ type Runtime struct {
 	rewound     bool          // in this step, partitions were set back to their committed positions
 	recoveries  recoveries
 	slots       chan struct{} // bounds the recoveries at work
+	standbys    *standbys
+	copying     chan struct{} // bounds the copies that are brought forward at the same time
 	pace        pace
 	flush       flusher
 	counters    counters
@@ -55,9 +57,11 @@ func New(def Definition, opts Options) (*Runtime, error) {
 		generations: map[int32]int64{},
 		txn:         &transaction{},
 		slots:       make(chan struct{}, opts.Recoveries),
+		copying:     make(chan struct{}, opts.Recoveries),
 		requests:    make(chan request, 16),
 		over:        make(chan struct{}),
 	}
+	r.standbys = newStandbys(r)
 	r.counters = opts.Metrics.countersOf(def.Name)
 	r.pace = pace{min: opts.CommitMinAge, max: opts.CommitMaxAge}
 	r.status = newStatusBoard(def.Name, opts.Clock.Now())
@@ -148,12 +152,16 @@ func (r *Runtime) runSession(ctx context.Context) (err error) {
 		return err
 	}
 	r.setState(StateRunning, nil)
+	r.standbys.run(ctx, r.session, r.topics)
 	return r.cycle(ctx)
 }
 
 // begin connects, checks that topics and store fit the definition, and joins the group.
 func (r *Runtime) begin(ctx context.Context) error {
-	s, err := r.opts.Log.Connect(ctx, SessionSpec{Group: r.opts.Group, Inputs: r.def.inputTopics(), Single: r.def.SingleTask})
+	s, err := r.opts.Log.Connect(ctx, SessionSpec{
+		Group: r.opts.Group, Inputs: r.def.inputTopics(), Single: r.def.SingleTask,
+		FoldVersion: r.def.FoldVersion, Standbys: r.opts.Standbys, Held: r.held,
+	})
 	if err != nil {
 		return err
 	}
@@ -167,13 +175,25 @@ func (r *Runtime) begin(ctx context.Context) error {
 	if err := statestore.Bind(r.opts.Store, s.ClusterID()); err != nil {
 		return &taskError{err}
 	}
+	if err := r.standbys.open(); err != nil {
+		return err
+	}
 	return s.Join(ctx)
 }
 
-// endSession brings everything to rest: recoveries end, committed state is flushed, tasks and caches go, the group is left.
+// endSession brings everything to rest: recoveries and copies end, the group is left, committed state is flushed, tasks and caches go. The
+// group is left before the flush, because others take the tasks over meanwhile; what is flushed then is behind K, as ever.
 func (r *Runtime) endSession(ctx context.Context, patience time.Duration) error {
 	r.recoveries.stop()
+	r.standbys.stop()
 	r.giveUp(patience)
+	if r.session != nil {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := r.session.Close(ctx); err != nil {
+			r.log.Warn("closing the session failed", slog.Any("error", err))
+		}
+	}
 	flushed := errors.Join(r.flushAll(), r.serve())
 	if r.session == nil {
 		return flushed
@@ -184,12 +204,6 @@ func (r *Runtime) endSession(ctx context.Context, patience time.Duration) error 
 	}
 	r.removeTasks(ids)
 	r.resetTransaction()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	closed := r.session.Close(ctx)
-	if closed != nil {
-		r.log.Warn("closing the session failed", slog.Any("error", closed))
-	}
 	r.session = nil
 	return flushed
 }
@@ -207,6 +221,9 @@ func (r *Runtime) removeTasks(ids []int32) {
 			r.cache.purge(tb)
 		}
 		delete(r.tasks, id)
+		if st := r.status.tasks[id]; st != nil {
+			r.standbys.note(r.heldOf(st))
+		}
 		r.status.drop(id)
 	}
 }

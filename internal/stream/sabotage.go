@@ -14,6 +14,8 @@ type sabotage struct {
 	skipRedo bool
 	// keepAborted lets the state of an aborted transaction stay.
 	keepAborted bool
+	// boast lets the position of a copy move without what it describes.
+	boast bool
 	// flushAhead writes state to the store before its transaction is committed.
 	flushAhead bool
 }

@@ -258,7 +258,7 @@ func (s *seeded) recreated(o order) error {
 
 // undecided lets a process fall asleep with the end of a transaction on its way. While it is, another takes over; then the end arrives.
 func (s *seeded) undecided(o order) error {
-	o.TransactionMillis = 15_000
+	o.TransactionMillis, o.SpareDead = 15_000, true // else the heir would end the sleeper's transaction, and nothing be undecided
 	sleeper := spawn(s.t, s.as(o, "sleeper"))
 	sleeper.says("runs all tasks")
 	arrived, release := make(chan struct{}), make(chan struct{})

@@ -28,6 +28,8 @@ type Status struct {
 	// Error is why the state is retrying or failed, or why the brokers cannot be reached although the session lives.
 	Error string       `json:"error,omitempty"`
 	Tasks []TaskStatus `json:"tasks"`
+	// Standbys are the copies that this process keeps of tasks that others run.
+	Standbys []StandbyStatus `json:"standbys,omitempty"`
 }
 
 // Ready reports whether the runtime is a member of the group, all of its tasks run, and have caught up.
@@ -151,5 +153,6 @@ func (r *Runtime) Status() Status {
 		out.Tasks = append(out.Tasks, c)
 	}
 	slices.SortFunc(out.Tasks, func(a, b TaskStatus) int { return cmp.Compare(a.Task, b.Task) })
+	out.Standbys = r.standbys.snapshot()
 	return out
 }
