@@ -14,6 +14,7 @@ import (
 
 	"github.com/regent-infra/regent/internal/envelope"
 	"github.com/regent-infra/regent/internal/event"
+	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/topics"
 	"github.com/regent-infra/regent/schemas"
 )
@@ -281,6 +282,18 @@ func registryOf(t *testing.T, set *topics.Set) *MemoryRegistry {
 		}
 	}
 	return registry
+}
+
+// BenchmarkHeaders makes what goes with an event that follows from a record: its headers, with the child of the record's trace.
+func BenchmarkHeaders(b *testing.B) {
+	e := beat()
+	cause := &record.Record{Headers: Headers(e, "")}
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(Headers(e, TraceOf(cause).Child(e.CorrelationID, e.ID))) != 8 {
+			b.Fatal("a header is missing")
+		}
+	}
 }
 
 func BenchmarkCodec(b *testing.B) {

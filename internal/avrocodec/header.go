@@ -28,12 +28,22 @@ func Headers(e *event.Event, traceparent event.Traceparent) []record.Header {
 	if _, err := event.ParseTraceparent(string(traceparent)); err != nil {
 		traceparent = event.Trace(e.CorrelationID, e.ID)
 	}
-	header := func(key, value string) record.Header { return record.Header{Key: key, Value: []byte(value)} }
+	// The values share one buffer: events are published by the hundred thousand.
+	const timeBytes = len(time.RFC3339Nano)
+	buf := make([]byte, 0, len(cloudEventsVersion)+len(e.ID)+len(e.Source)+len(schemas.Namespace)+1+len(e.Type)+len(e.Resource)+timeBytes+
+		len(ContentType)+len(traceparent))
+	header := func(key string, parts ...string) record.Header {
+		from := len(buf)
+		for _, part := range parts {
+			buf = append(buf, part...)
+		}
+		return record.Header{Key: key, Value: buf[from:len(buf):len(buf)]}
+	}
 	return []record.Header{
 		header("ce_specversion", cloudEventsVersion),
 		header("ce_id", e.ID),
 		header("ce_source", e.Source),
-		header("ce_type", schemas.Namespace+"."+e.Type),
+		header("ce_type", schemas.Namespace, ".", e.Type),
 		header("ce_subject", e.Resource),
 		header("ce_time", e.OccurredAt.UTC().Format(time.RFC3339Nano)),
 		header(HeaderContentType, ContentType),

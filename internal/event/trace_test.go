@@ -1,6 +1,7 @@
 package event
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -55,4 +56,26 @@ func TestParseTraceparent(t *testing.T) {
 			t.Errorf("ParseTraceparent(%.80q) = %v, want %q", value, err, want)
 		}
 	}
+}
+
+// The form as a regular expression, which is easier to read than to run.
+var traceparentPattern = regexp.MustCompile(`^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$`)
+
+func TestSplitIsTheRegularExpression(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		value := rapid.StringMatching(`[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[a-z\n]*)?`).Draw(t, "value")
+		for range rapid.IntRange(0, 2).Draw(t, "changes") {
+			at := rapid.IntRange(0, len(value)).Draw(t, "at")
+			value = value[:at] + rapid.SampledFrom([]string{"", "-", "0", "g", "A", "\n", "\xff"}).Draw(t, "with") + value[min(at+rapid.IntRange(0, 1).Draw(t, "over"), len(value)):]
+		}
+		p, ok := split(value)
+		want := traceparentPattern.FindStringSubmatch(value)
+		if ok != (want != nil) {
+			t.Fatalf("%q: %v, want %v", value, ok, want)
+		}
+		if ok && (parts{want[1], want[2], want[3], want[4], want[5]}) != p {
+			t.Fatalf("%q: %q, want %q", value, p, want)
+		}
+	})
 }

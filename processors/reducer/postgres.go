@@ -131,6 +131,7 @@ func (m *postgresMachine) resource(rec *record.Record, name string) (address, er
 	if a, known := m.addresses[name]; known {
 		return a, nil
 	}
+	name = strings.Clone(name) // it is remembered: the rest of its event need not be
 	resource, err := event.ParseResourceID(name)
 	if err != nil {
 		return address{}, poison(reasonMisaddressed, "read what the event is about: %w", err)
