@@ -17,23 +17,26 @@ import (
 func TestAMissingLanguageSaysHowToGetIt(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
+	t.Setenv("REGENT_TEST_JAVA", "")
 	t.Setenv("REGENT_CACHE", filepath.Join(dir, "cache"))
-	check := func(want ...string) {
+	check := func(prepare func(context.Context, string) (*Program, error), want ...string) {
 		t.Helper()
-		_, err := Python(t.Context(), "../..")
+		_, err := prepare(t.Context(), "../..")
 		for _, w := range want {
 			if err == nil || !strings.Contains(err.Error(), w) {
 				t.Errorf("got %v, expected %q in it", err, w)
 			}
 		}
 	}
-	check("no python3 in PATH", "apt-get install -y python3-venv")
+	check(Shell, "find kcat, curl, jq, perl, xxd", "no apt-get in PATH", "apt-get install -y kcat curl jq perl xxd")
+	check(Java, "no java in PATH", "apt-get install -y openjdk-17-jre-headless")
+	check(Python, "no python3 in PATH", "apt-get install -y python3-venv")
 	// A Python without the module venv.
 	script := "#!/bin/sh\n[ \"$1\" = -c ] || { echo 'No module named venv' >&2; exit 1; }\n"
 	if err := os.WriteFile(filepath.Join(dir, "python3"), []byte(script), 0o700); err != nil { //nolint:gosec // it is to be run
 		t.Fatal(err)
 	}
-	check("make a virtual environment", "No module named venv", "apt-get install -y python3-venv")
+	check(Python, "make a virtual environment", "No module named venv", "apt-get install -y python3-venv")
 	if left, err := os.ReadDir(filepath.Join(dir, "cache")); err != nil || len(left) != 0 {
 		t.Errorf("what was half made is left: %v, %v", left, err)
 	}

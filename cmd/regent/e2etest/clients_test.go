@@ -162,6 +162,7 @@ func (p *plane) serve() {
 		})
 		// Its name says that it needs Java.
 		p.language(t, "ApacheKafkaJava", func(ctx context.Context) (*foreign.Program, error) { return foreign.Java(ctx, repository) })
+		p.language(t, "Shell", func(ctx context.Context) (*foreign.Program, error) { return foreign.Shell(ctx, repository) })
 		p.language(t, "Python", func(ctx context.Context) (*foreign.Program, error) {
 			return foreign.Python(ctx, repository)
 		})
