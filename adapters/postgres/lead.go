@@ -112,17 +112,17 @@ func (w *worker) open(ctx context.Context, p *schemas.PromotePostgres) (server.P
 		return server.Promoted{}, err
 	}
 	// Behind the door there is no way back: whoever overtakes this waits for its end.
-	ctx = context.WithoutCancel(ctx)
-	promoted, err := w.instance.Promote(ctx, server.PromoteOptions{
+	behind := context.WithoutCancel(ctx)
+	promoted, err := w.instance.Promote(behind, server.PromoteOptions{
 		Timeline: wal.Timeline(p.Timeline), SynchronousStandbyNames: &p.SynchronousStandbyNames, //nolint:gosec // checked by the guard
 		Before: func() error { return <-made },
 	})
 	if err != nil {
 		return server.Promoted{}, err
 	}
-	if err := w.makeSlots(ctx, later); err != nil {
+	if err := w.makeSlots(behind, later); err != nil {
 		// It is the primary, which is what was ordered; the next ConfigureSynchronous makes them.
-		w.logger.WarnContext(ctx, "slots of standbys that no commit waits for were not made", "error", err)
+		w.logger.WarnContext(behind, "slots of standbys that no commit waits for were not made", "error", err)
 	}
 	return promoted, nil
 }
