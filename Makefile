@@ -80,6 +80,10 @@ bench-takeover: java ## Kill a process with 1,000,000 keys and measure until its
 bench-rolling: java ## Restart two processes with 1,000,000 keys one after the other under load and measure the longest pause of a task
 	REGENT_ROLLING_KEYS=1000000 $(GO) test -count=1 -timeout 20m -v -run TestRolling ./internal/stream
 
+.PHONY: replay-moments
+replay-moments: java ## Ask for 1,000 moments of each of four histories, with compaction, on Apache Kafka and on the embedded broker
+	REGENT_REPLAY_MOMENTS=1000 $(GO) test -count=1 -timeout 60m -v -run TestWhatWasServed ./internal/replay
+
 .PHONY: bench-quick
 bench-quick: ## Hold what a record costs in allocations and instructions against the budget (a part of make test, too)
 	$(GO) test -count=1 -v ./bench/quick

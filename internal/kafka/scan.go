@@ -113,30 +113,40 @@ func (s *scanner) scan(ctx context.Context, from, to int64, fn func(recs []recor
 
 // fetch reads one chunk from an offset on, and looks for the leader again as long as that may help.
 func (s *scanner) fetch(ctx context.Context, from int64, wait time.Duration) (chunk, error) {
+	var c chunk
+	err := s.retry(ctx, from, func(from int64) (err error) {
+		c, err = s.try(ctx, from, wait)
+		return err
+	})
+	return c, err
+}
+
+// retry reads from an offset on, from the log's start if that is later, and looks for the leader again as long as that may help.
+func (s *scanner) retry(ctx context.Context, from int64, try func(from int64) error) error {
 	operation := fmt.Sprintf("read %s/%d from offset %d", s.tp.Topic, s.tp.Partition, from)
 	for {
-		c, err := s.try(ctx, from, wait)
+		err := try(from)
 		var answer *kerr.Error
 		switch {
 		case err == nil:
-			return c, nil
+			return nil
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			start, failed := s.start(ctx)
 			if failed != nil {
-				return chunk{}, s.config.explain(operation, failed)
+				return s.config.explain(operation, failed)
 			}
 			if start <= from {
-				return chunk{}, s.config.explain(operation, err)
+				return s.config.explain(operation, err)
 			}
 			from = start // below the log's start counts as the start
 			continue
 		case errors.As(err, &answer) && answer.Retriable:
 			s.leader = -1
 		default:
-			return chunk{}, classify(s.config.explain(operation, err))
+			return classify(s.config.explain(operation, err))
 		}
 		if err := pause(ctx, scanPause); err != nil {
-			return chunk{}, s.config.explain(operation, err)
+			return s.config.explain(operation, err)
 		}
 	}
 }
@@ -170,35 +180,8 @@ func (s *scanner) locate(ctx context.Context) error {
 }
 
 func (s *scanner) try(ctx context.Context, from int64, wait time.Duration) (chunk, error) {
-	if err := s.locate(ctx); err != nil {
-		return chunk{}, err
-	}
-	req := kmsg.NewPtrFetchRequest()
-	req.ReplicaID, req.IsolationLevel = -1, 1
-	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(wait.Milliseconds()), 1, scanBytes //nolint:gosec // far below the limit
-	req.SessionEpoch = -1
-	rt := kmsg.NewFetchRequestTopic()
-	rt.Topic, rt.TopicID = s.tp.Topic, s.id
-	rp := kmsg.NewFetchRequestTopicPartition()
-	rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = s.tp.Partition, from, scanBytes
-	rp.CurrentLeaderEpoch, rp.LastFetchedEpoch, rp.LogStartOffset = -1, -1, -1
-	rt.Partitions = append(rt.Partitions, rp)
-	req.Topics = append(req.Topics, rt)
-	raw, err := s.client.Broker(int(s.leader)).RetriableRequest(ctx, req)
+	got, err := s.ask(ctx, from, wait, 1)
 	if err != nil {
-		return chunk{}, err
-	}
-	resp, ok := raw.(*kmsg.FetchResponse)
-	if !ok || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		if ok {
-			if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-				return chunk{}, err
-			}
-		}
-		return chunk{}, fmt.Errorf("expected an answer for one partition, got %T", raw)
-	}
-	got := &resp.Topics[0].Partitions[0]
-	if err := kerr.ErrorForCode(got.ErrorCode); err != nil {
 		return chunk{}, err
 	}
 	fp, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
@@ -213,6 +196,39 @@ func (s *scanner) try(ctx context.Context, from int64, wait time.Duration) (chun
 		c.recs = append(c.recs, fromClient(r))
 	}
 	return c, nil
+}
+
+// ask sends one fetch for the partition and returns the answer as it came. Isolation 1 is read_committed.
+func (s *scanner) ask(ctx context.Context, from int64, wait time.Duration, isolation int8) (*kmsg.FetchResponseTopicPartition, error) {
+	if err := s.locate(ctx); err != nil {
+		return nil, err
+	}
+	req := kmsg.NewPtrFetchRequest()
+	req.ReplicaID, req.IsolationLevel = -1, isolation
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(wait.Milliseconds()), 1, scanBytes //nolint:gosec // far below the limit
+	req.SessionEpoch = -1
+	rt := kmsg.NewFetchRequestTopic()
+	rt.Topic, rt.TopicID = s.tp.Topic, s.id
+	rp := kmsg.NewFetchRequestTopicPartition()
+	rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = s.tp.Partition, from, scanBytes
+	rp.CurrentLeaderEpoch, rp.LastFetchedEpoch, rp.LogStartOffset = -1, -1, -1
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	raw, err := s.client.Broker(int(s.leader)).RetriableRequest(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, ok := raw.(*kmsg.FetchResponse)
+	if !ok || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		if ok {
+			if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+				return nil, err
+			}
+		}
+		return nil, fmt.Errorf("expected an answer for one partition, got %T", raw)
+	}
+	got := &resp.Topics[0].Partitions[0]
+	return got, kerr.ErrorForCode(got.ErrorCode)
 }
 
 var _ stream.Session = (*session)(nil)

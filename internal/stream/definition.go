@@ -124,6 +124,9 @@ func (d *Definition) inputTopics() []string {
 	return out
 }
 
+// StoreName is what a processor's table is called in the process's one store, for [statestore.PartitionPrefix] and its relatives.
+func StoreName(processor, table string) string { return storeName(processor, table) }
+
 // storeName is what a table is called in the process's one store.
 func storeName(processor, table string) string { return processor + "/" + table }
 
@@ -180,6 +183,9 @@ func (d *Definition) partitionsOf(task int32, topics map[string]TopicInfo) []top
 	}
 	return out
 }
+
+// ChangelogTable returns the name of the table that is redone from the changelog; empty if there is none.
+func (d *Definition) ChangelogTable() string { return d.changelogTable() }
 
 // changelogTable returns the name of the table that is redone from the changelog; empty if there is none.
 func (d *Definition) changelogTable() string {
