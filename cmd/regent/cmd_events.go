@@ -107,13 +107,21 @@ func (f *eventFilter) check() error {
 			return withCode(exitUsage, err)
 		}
 	}
-	for _, t := range f.types {
-		if schemas.NewRecord(t) == nil {
-			return usagef("--type %s: there is no such event (see schemas/), expected one such as CommandRejected", t)
-		}
+	if err := checkTypes(f.types); err != nil {
+		return err
 	}
 	if f.limit < 0 {
 		return usagef("--limit %d: expected 0 or more", f.limit)
+	}
+	return nil
+}
+
+// checkTypes refuses types of events that there are not.
+func checkTypes(types []string) error {
+	for _, t := range types {
+		if schemas.NewRecord(t) == nil {
+			return usagef("--type %s: there is no such event (see schemas/), expected one such as CommandRejected", t)
+		}
 	}
 	return nil
 }

@@ -121,17 +121,23 @@ func (a *app) printStatus(o *output, s httpapi.Status) {
 }
 
 func (a *app) getCommand() *cobra.Command {
-	var format, recordType string
+	var format, recordType, at string
 	var watch watchFlag
+	var back pastFlags
 	cmd := &cobra.Command{
 		Use: "get [ID | PREFIX/]", GroupID: groupLook,
 		Short: "Show a resource, or list resources",
 		Long: `Show the consolidated state of one resource by its id, or list resources. An id is kind/cluster or kind/cluster/node/name. Without an
-argument, or with one that ends in a slash, everything below it is listed.`,
+argument, or with one that ends in a slash, everything below it is listed.
+
+With --at it is shown as it was at a moment: ` + momentHelp + `.
+That is read from the topics, and not asked of the server: see regent replay --help, also for what cannot be had any more.`,
 		Example: `  regent get                                # everything
   regent get postgres/orders/               # the cluster and its nodes
   regent get postgres/orders/node/pg-1 -o yaml
-  regent get --type PostgresClusterState -o json`,
+  regent get --type PostgresClusterState -o json
+  regent get postgres/orders --at 10m       # as it was ten minutes ago
+  regent get --at 2026-01-31T12:00:00Z --data-dir /var/lib/regent   # of a regent up that is stopped`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeResources,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -143,6 +149,17 @@ argument, or with one that ends in a slash, everything below it is listed.`,
 			if err != nil {
 				return err
 			}
+			if at != "" {
+				if watch.on {
+					return usagef("--at %s --watch: the past does not change, expected one of them", at)
+				}
+				return a.getPast(cmd.Context(), cmd, o, &back, at, strings.Join(args, ""), recordType)
+			}
+			for _, name := range []string{"from", "rate", "data-dir", "brokers", "registry"} {
+				if cmd.Flags().Changed(name) {
+					return usagef("--%s says where the past is read from: expected --at with it", name)
+				}
+			}
 			return watch.run(cmd.Context(), a, func() error {
 				if len(args) == 1 && !strings.HasSuffix(args[0], "/") {
 					return a.getOne(cmd.Context(), newAPI(c), o, args[0])
@@ -152,7 +169,8 @@ argument, or with one that ends in a slash, everything below it is listed.`,
 		},
 	}
 	cmd.Flags().StringVar(&recordType, "type", "", "list only values of this record type, such as PostgresNodeState")
-	addServer(cmd)
+	cmd.Flags().StringVar(&at, "at", "", "as it was at this moment: RFC 3339, how long ago, or offsets")
+	back.add(cmd)
 	a.addOutput(cmd, &format)
 	watch.add(cmd)
 	return cmd

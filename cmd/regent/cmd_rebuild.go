@@ -7,7 +7,7 @@ import (
 )
 
 func (a *app) rebuildCommand() *cobra.Command {
-	var format string
+	var format, from string
 	var verify, crossCheck bool
 	cmd := &cobra.Command{
 		Use: "rebuild", GroupID: groupTools,
@@ -22,10 +22,14 @@ other servers may go on.
 Beside the rebuild, the inputs are folded again from their beginning, and what comes out is compared with the state: the cross-check. It says where
 the two cannot be compared, and changes nothing. --cross-check=false leaves it out.
 
+With --from the state begins with a checkpoint (a name, a directory or an exported file), and only what was written to the topics since is
+applied to it: so a server starts with the state of another machine. One of another Kafka cluster, or of topics that were made anew, is refused.
+
 With --verify nothing is made: the state of a running server is compared with the topics, by a digest over every key and value.`,
 		Example: `  regent rebuild                                               # of regent up in the default data directory
   regent rebuild --data-dir /var/lib/regent --cross-check=false
   regent rebuild --data-dir /var/lib/regent/reducer --roles reducer,fleet --brokers kafka-1:9092 --registry http://registry:8081
+  regent rebuild --from nightly.tar.zst --data-dir /var/lib/regent
   regent rebuild --verify                                      # beside the running server
   regent rebuild --verify -o json | jq '.partitions[] | select(.equal | not)'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,18 +42,19 @@ With --verify nothing is made: the state of a running server is compared with th
 				return err
 			}
 			if verify {
-				for _, name := range []string{"cross-check", "data-dir", "roles"} {
+				for _, name := range []string{"cross-check", "data-dir", "roles", "from"} {
 					if cmd.Flags().Changed(name) {
 						return usagef("--%s says how a state is made, and --verify that none is: expected one of them", name)
 					}
 				}
 				return a.verifyState(cmd.Context(), c, o)
 			}
-			return a.rebuildState(cmd.Context(), c, o, rebuildFlags{crossCheck: crossCheck})
+			return a.rebuildState(cmd.Context(), c, o, rebuildFlags{crossCheck: crossCheck, from: from})
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&verify, "verify", false, "beside the running server: compare, change nothing")
+	f.StringVar(&from, "from", "", "begin with this checkpoint: a name, a directory or an exported file")
 	f.BoolVar(&crossCheck, "cross-check", true, "fold the inputs again and compare what comes out")
 	config.BindFlag(f, "data-dir", "data.dir")
 	config.BindFlag(f, "roles", "process.roles")

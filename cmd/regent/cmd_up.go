@@ -166,6 +166,7 @@ func (p *plane) services(listener net.Listener) ([]lifecycle.Service, error) {
 	if processes := slices.ContainsFunc(p.roles, func(r string) bool { return r != roleAPI }); processes {
 		services = append(services, p.stateStore())
 		services = append(services, p.processors()...)
+		services = append(services, p.checkpointing())
 	}
 	switch {
 	case slices.Contains(p.roles, roleAPI):

@@ -9,6 +9,6 @@ func (a *app) commands() []*cobra.Command {
 		a.statusCommand(), a.getCommand(), a.watchCommand(), a.eventsCommand(),
 		a.listCommand("list", "Show clusters and their members, as Patroni does", false),
 		a.listCommand("topology", "Show clusters as trees of replication", true),
-		a.workflowsCommand(), a.explainCommand(), a.commandCommand(), a.topicsCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(), a.rebuildCommand(), a.doctorCommand(),
+		a.workflowsCommand(), a.explainCommand(), a.commandCommand(), a.topicsCommand(), a.configCommand(), a.versionCommand(), a.completionCommand(), a.rebuildCommand(), a.replayCommand(), a.checkpointCommand(), a.doctorCommand(),
 	}, a.verbs()...)
 }

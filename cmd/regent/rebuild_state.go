@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
+	"github.com/regent-infra/regent/internal/checkpoint"
 	"github.com/regent-infra/regent/internal/config"
 	"github.com/regent-infra/regent/internal/stream"
+	"github.com/regent-infra/regent/statestore"
 	"github.com/regent-infra/regent/statestore/pebblestore"
 )
 
@@ -22,6 +25,8 @@ const (
 // rebuildFlags say how a state is made.
 type rebuildFlags struct {
 	crossCheck bool
+	// from is the checkpoint to begin with; empty for none.
+	from string
 }
 
 // rebuildState makes the state of a stopped server anew and swaps it in.
@@ -32,6 +37,10 @@ func (a *app) rebuildState(ctx context.Context, c *config.Loaded, o *output, fla
 	}
 	b := &rebuilder{app: a, plane: p}
 	if err := p.work(ctx, "rebuild", func(ctx context.Context) error { return b.run(ctx, flags) }); err != nil {
+		var refusal *stream.Refusal
+		if errors.Is(err, statestore.ErrCluster) || errors.As(err, &refusal) {
+			return withCode(exitRefused, err)
+		}
 		return err
 	}
 	if done, err := o.structured(b.result); done {
@@ -56,7 +65,7 @@ func (b *rebuilder) run(ctx context.Context, flags rebuildFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.store, err = pebblestore.Stage(b.plane.storeOptions()); err != nil {
+	if b.store, err = b.stage(ctx, flags.from); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.store.Close()) }()
@@ -93,6 +102,22 @@ func (b *rebuilder) run(ctx context.Context, flags rebuildFlags) (err error) {
 		}
 	}
 	return nil
+}
+
+// stage opens an empty generation of the store, or one that begins with a checkpoint.
+func (b *rebuilder) stage(ctx context.Context, from string) (_ *pebblestore.Store, err error) {
+	if from == "" {
+		return pebblestore.Stage(b.plane.storeOptions())
+	}
+	c, remove, err := openCheckpoint(ctx, checkpoint.NewLibrary(filepath.Join(b.plane.config.Data.Dir, checkpointsDir)), from)
+	defer func() { err = errors.Join(err, remove()) }()
+	if err == nil {
+		err = c.Verify(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.Stage(b.plane.storeOptions())
 }
 
 // options are those of one pass, with a meter of its own.

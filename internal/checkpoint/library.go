@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/regent-infra/regent/statestore"
 )
@@ -22,12 +23,16 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
 
 // CheckName returns an error unless a checkpoint can be called so.
 func CheckName(name string) error {
-	if !validName.MatchString(name) || strings.HasSuffix(name, unfinished) {
-		return fmt.Errorf("checkpoint name %q: expected 1 to 100 letters, digits, dots, dashes and underscores, the first a letter or digit, not ending in %s",
-			name, unfinished)
+	reserved := strings.HasSuffix(name, unfinished) || strings.HasSuffix(name, requested) || strings.HasSuffix(name, failed)
+	if !validName.MatchString(name) || reserved {
+		return fmt.Errorf("checkpoint name %q: expected 1 to 100 letters, digits, dots, dashes and underscores, the first a letter or digit, not ending in %s, %s or %s",
+			name, unfinished, requested, failed)
 	}
 	return nil
 }
+
+// MomentName is the name of a checkpoint that is asked for at a moment without a name.
+func MomentName(at time.Time) string { return at.UTC().Format(nameFormat) }
 
 // Library is a directory of checkpoints, each under its name.
 type Library struct{ dir string }

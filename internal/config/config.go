@@ -39,15 +39,17 @@ type Config struct {
 	Kafka        Kafka        `koanf:"kafka"`
 	RegistryAuth RegistryAuth `koanf:"registry_auth"`
 
-	Log       Log       `koanf:"log"`
-	Data      Data      `koanf:"data"`
-	Listen    Listen    `koanf:"listen"`
-	Topics    Topics    `koanf:"topics"`
-	Embedded  Embedded  `koanf:"embedded"`
-	Process   Process   `koanf:"process"`
-	Agent     Agent     `koanf:"agent"`
-	Postgres  Postgres  `koanf:"postgres"`
-	Lifecycle Lifecycle `koanf:"lifecycle"`
+	Log      Log      `koanf:"log"`
+	Data     Data     `koanf:"data"`
+	Listen   Listen   `koanf:"listen"`
+	Topics   Topics   `koanf:"topics"`
+	Embedded Embedded `koanf:"embedded"`
+	Process  Process  `koanf:"process"`
+	// Checkpoints are of the state of this process.
+	Checkpoints Checkpoints `koanf:"checkpoints"`
+	Agent       Agent       `koanf:"agent"`
+	Postgres    Postgres    `koanf:"postgres"`
+	Lifecycle   Lifecycle   `koanf:"lifecycle"`
 }
 
 // Context is a named set of addresses.
@@ -130,6 +132,12 @@ type Process struct {
 	CacheSize     Size          `koanf:"cache_size" doc:"memory for state that was read or written lately, of all roles together" unit:"bytes" check:"range=1048576..1099511627776"`
 }
 
+// Checkpoints says how often the processes that keep state copy it, for replay and get --at.
+type Checkpoints struct {
+	Interval time.Duration `koanf:"interval" doc:"time between two checkpoints that are made without being asked for; 0: none are" check:"range=0s..8760h"`
+	Keep     int64         `koanf:"keep" doc:"how many of those are kept" check:"range=1..10000"`
+}
+
 // Agent says which node an agent looks after and how often it reports.
 type Agent struct {
 	Cluster         string        `koanf:"cluster" doc:"cluster that the node belongs to, such as postgres/orders"`
@@ -191,6 +199,7 @@ func Default() Config {
 		Process: Process{
 			Roles: []string{"reducer", "orchestrator", "fleet", "api"}, FlushInterval: 3 * time.Second, Standbys: 1, CacheSize: 256 << 20,
 		},
+		Checkpoints: Checkpoints{Interval: 6 * time.Hour, Keep: 28},
 		Agent: Agent{
 			Profile: "default", PulseInterval: 100 * time.Millisecond, ObserveInterval: time.Second, VolumeInterval: 15 * time.Second, LookTimeout: 2 * time.Second,
 		},

@@ -75,7 +75,7 @@ func (e *Refusal) Error() string {
 	if e.Checkpoints == 0 {
 		b.WriteString("; a checkpoint from before the moment may reach further back (regent checkpoint --help)")
 	} else {
-		fmt.Fprintf(&b, "; none of the checkpoints at hand (%d) was made before the moment and after what is missing", e.Checkpoints)
+		fmt.Fprintf(&b, "; none of the checkpoints at hand (%d) was made before the moment and after what is missing; the state in one itself can be had (regent replay --from NAME)", e.Checkpoints)
 	}
 	return b.String()
 }

@@ -55,6 +55,8 @@ type Query struct {
 	Keep func(key []byte) bool
 	// Key, where set, is the only key that is wanted: for one key, more moments can be had.
 	Key string
+	// LogFirst looks for a checkpoint only if the log alone does not do: it takes longer, and each entry has its position.
+	LogFirst bool
 }
 
 func (q *Query) keeps(key []byte) bool {
@@ -249,41 +251,61 @@ func (r *Replayer) At(ctx context.Context, t Target, q Query, bases []Base) (*Pa
 		return nil, err
 	}
 	usable := t.usable(q.Moment, bases)
-	for i := range usable {
-		b := &usable[i]
-		part, w, err := r.read(ctx, &t, &q, b)
-		switch {
-		case err != nil:
+	if !q.LogFirst {
+		if part, err := r.fromBases(ctx, &t, &q, usable); part != nil || err != nil {
+			return part, err
+		}
+	}
+	part, w, err := r.fromLog(ctx, &t, &q)
+	if err != nil || part.Proof != "" {
+		return part, err
+	}
+	if q.LogFirst {
+		if part, err := r.fromBases(ctx, &t, &q, usable); part != nil || err != nil {
+			return part, err
+		}
+	}
+	return nil, r.refusal(&t, &q, w, len(bases))
+}
+
+// fromBases begins with the latest base that serves; nil if none does.
+func (r *Replayer) fromBases(ctx context.Context, t *Target, q *Query, bases []Base) (*Part, error) {
+	for i := range bases {
+		part, w, err := r.read(ctx, t, q, &bases[i])
+		if err != nil {
 			return nil, err
-		case w.follows() && !w.gapBelow():
+		}
+		if w.follows() && !w.gapBelow() {
 			part.Proof = Complete
 			return part, nil
 		}
 	}
-	part, w, err := r.read(ctx, &t, &q, nil)
+	return nil, nil //nolint:nilnil // nothing is found, and nothing went wrong
+}
+
+// fromLog reads the log alone. Without a proof the part cannot be trusted.
+func (r *Replayer) fromLog(ctx context.Context, t *Target, q *Query) (*Part, *walk, error) {
+	part, w, err := r.read(ctx, t, q, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if part.Proof = w.proof(&t, r.latest()); part.Proof == Window || part.Proof == "" {
-		if err := r.readOn(ctx, &t, w); err != nil {
-			return nil, err
+	if part.Proof = w.proof(t, r.latest()); part.Proof == Window || part.Proof == "" {
+		if err := r.readOn(ctx, t, w); err != nil {
+			return nil, nil, err
 		}
-		part.Proof = w.proof(&t, r.latest())
+		part.Proof = w.proof(t, r.latest())
 	}
-	if part.Proof != "" {
-		return part, nil
+	if part.Proof != "" || q.Key == "" || !w.seen {
+		return part, w, nil
 	}
-	if q.Key != "" && w.seen {
-		same, err := r.unchanged(ctx, &t, &q, w)
-		if err != nil {
-			return nil, err
-		}
-		if same {
-			part.Proof = Key
-			return part, nil
-		}
+	same, err := r.unchanged(ctx, t, q, w)
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil, r.refusal(&t, &q, w, len(bases))
+	if same {
+		part.Proof = Key
+	}
+	return part, w, nil
 }
 
 // refusal says what can be had instead.

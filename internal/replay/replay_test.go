@@ -95,10 +95,10 @@ func TestAnyMomentIsAnsweredRightOrRefused(t *testing.T) {
 		}
 		first := time.Date(2026, 1, 31, 11, 59, 59, 0, time.UTC)
 		r, target := replayer(t, l, -1)
-		for range 10 {
+		for range 50 {
 			at := first.Add(time.Duration(rapid.Int64Range(0, l.clock.now.Sub(first).Milliseconds()).Draw(t, "moment")) * time.Millisecond)
 			want := l.servedAt(at)
-			q := Query{Moment: Moment{Time: at}}
+			q := Query{Moment: Moment{Time: at}, LogFirst: rapid.Bool().Draw(t, "log first")}
 			if rapid.Bool().Draw(t, "by offset") {
 				cut := rapid.Int64Range(0, l.stable()).Draw(t, "offset")
 				q.Moment = Moment{Offset: cut}
