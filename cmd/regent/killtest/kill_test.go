@@ -66,6 +66,7 @@ type campaign struct {
 	admin   *kafka.Admin
 	auditor *auditor
 
+	rounds     int
 	inBoot     int
 	recoveries []recovery
 	resident   int64
@@ -85,6 +86,7 @@ func (c *campaign) within(d time.Duration) time.Duration {
 // run kills as many times as there are rounds.
 func (c *campaign) run(rounds int) {
 	c.t.Helper()
+	c.rounds = rounds
 	every := min(max(rounds/8, 4), 25)
 	due := every
 	c.server.start()
@@ -105,7 +107,7 @@ func (c *campaign) run(rounds int) {
 		c.server.alive()
 		c.server.kill()
 		if c.load != nil {
-			c.load.quota.Store(whileComing)
+			c.load.quota.Store(c.share(whileComing))
 		}
 		c.server.start()
 	}
@@ -121,7 +123,12 @@ func (c *campaign) await() {
 	if c.load == nil {
 		c.connect()
 	}
-	c.load.quota.Store(whileReady)
+	c.load.quota.Store(c.share(whileReady))
+}
+
+// share is how much of a quota of records the length of the campaign leaves.
+func (c *campaign) share(quota int64) int64 {
+	return min(quota, quota*wholeCampaign/(whileComing+whileReady)/int64(c.rounds))
 }
 
 func (c *campaign) connect() {

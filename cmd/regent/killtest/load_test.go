@@ -25,8 +25,10 @@ const (
 	observationsPerSecond = 1_300
 	commandsPerSecond     = 12
 	// While a process comes back, the client sends so much and then waits, and so much more once it is ready: else a slow machine would drown
-	// in what piles up, and the longer it takes, the more.
+	// in what piles up, and the longer it takes, the more. In a long campaign it is less, for the topics keep a day of every value, and a
+	// process that comes back reads them.
 	whileComing, whileReady = 3_000, 8_000
+	wholeCampaign           = 600_000
 	// maxBuffered is how much may wait for a broker that is down.
 	maxBuffered = 2_000
 	// markMalformed is the header of a record that is malformed on purpose.
