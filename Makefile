@@ -33,20 +33,20 @@ demo: build ## Run the main job on three real PostgreSQL nodes (ARGS=--script: u
 java:
 	@.ci/java
 
-.PHONY: python
-python:
-	@.ci/python
+.PHONY: languages
+languages:
+	@.ci/languages
 
 .PHONY: test
-test: java python ## Run all tests
+test: java languages ## Run all tests
 	$(GO) test -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: test-embedded
-test-embedded: python ## Run the tests that need no Java: all but those on a real Apache Kafka
+test-embedded: languages ## Run the tests that need no Java: all but those on a real Apache Kafka
 	REGENT_TEST_JAVA=none $(GO) test -timeout $(TEST_TIMEOUT) -skip '$(NEEDS_JAVA)' ./...
 
 .PHONY: test-race
-test-race: java python ## Run all tests under the race detector
+test-race: java languages ## Run all tests under the race detector
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: soak
@@ -113,8 +113,9 @@ generate: ## Generate the Go types and their codec from schemas/*.avsc
 	$(GO) generate ./schemas
 
 .PHONY: check-generated
-check-generated: ## Check that the generated code is current
+check-generated: ## Check that the generated code and docs/asyncapi.yaml are current
 	$(GO) run ./schemas/gen -dir schemas -check
+	@$(GO) run ./cmd/regent topics asyncapi | cmp - docs/asyncapi.yaml || { echo "docs/asyncapi.yaml is not current: make generate" >&2; exit 1; }
 
 .PHONY: clean
 clean: ## Remove what was built here

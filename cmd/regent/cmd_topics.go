@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/regent-infra/regent/internal/asyncapi"
 	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/config"
 	"github.com/regent-infra/regent/internal/topicplan"
@@ -19,15 +20,49 @@ func (a *app) topicsCommand() *cobra.Command {
 		Example: `  regent topics plan
   regent topics apply --replication-factor 1
   regent topics diff && echo "nothing has drifted"`,
-	}, a.topicsPlanCommand(), a.topicsApplyCommand(), a.topicsDiffCommand())
+	}, a.topicsPlanCommand(), a.topicsApplyCommand(), a.topicsDiffCommand(), a.topicsAsyncAPICommand())
 }
 
 func (a *app) addTopicsFlags(cmd *cobra.Command) {
+	addDeclaration(cmd)
+	addLink(cmd)
+}
+
+// addDeclaration adds what says which topics are meant.
+func addDeclaration(cmd *cobra.Command) {
 	f := cmd.Flags()
 	config.BindFlag(f, "topics-file", "topics.file")
 	config.BindFlag(f, "replication-factor", "topics.replication_factor")
 	config.BindFlag(f, "partitions", "topics.partitions")
-	addLink(cmd)
+}
+
+func (a *app) topicsAsyncAPICommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "asyncapi", Short: "Print the topics as an AsyncAPI 3 document, for tools",
+		Long: `Print the declared topics, with keys, partitions, configuration and Avro schemas, as an AsyncAPI 3 document in YAML. It is made from the declaration and the
+schemas in the binary: neither broker nor registry is asked.`,
+		Example: `  regent topics asyncapi > asyncapi.yaml
+  regent topics asyncapi --topics-file topics.yaml --replication-factor 1`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.load(cmd)
+			if err != nil {
+				return err
+			}
+			set, err := topicSet(c)
+			if err != nil {
+				return err
+			}
+			document, err := asyncapi.Document(set)
+			if err != nil {
+				return err
+			}
+			a.printf("%s", document)
+			return nil
+		},
+	}
+	addDeclaration(cmd)
+	return cmd
 }
 
 // shownPlan is a plan for programs.

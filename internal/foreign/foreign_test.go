@@ -29,6 +29,7 @@ func TestAMissingLanguageSaysHowToGetIt(t *testing.T) {
 		}
 	}
 	check(Shell, "find kcat, curl, jq, perl, xxd", "no apt-get in PATH", "apt-get install -y kcat curl jq perl xxd")
+	check(func(ctx context.Context, _ string) (*Program, error) { return Node(ctx, "../asyncapi/testdata/parser") }, "no node in PATH", "apt-get install -y nodejs npm")
 	check(Java, "no java in PATH", "apt-get install -y openjdk-17-jre-headless")
 	check(Python, "no python3 in PATH", "apt-get install -y python3-venv")
 	// A Python without the module venv.
