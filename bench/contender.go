@@ -64,6 +64,10 @@ var contenders = []*contender{
 		name: "regent", about: "Regent's runtime, its defaults: exactly once, Pebble", program: programRegent, settings: fixed(),
 	},
 	{
+		name: "regent-1g", about: "the same with a larger cache, for about 1 GiB resident", program: programRegent,
+		settings: fixed("-cache", "448", "-store-cache", "16", "-gc", "60"),
+	},
+	{
 		name: "streams", about: "Kafka Streams, its defaults: exactly once, RocksDB, one thread", program: programStreams,
 		settings: fixed(streamsDefaults...),
 	},

@@ -81,7 +81,7 @@ func parse(args []string) (options, error) {
 	fs.DurationVar(&o.latencyTime, "latency-time", 30*time.Second, "how long each latency run is measured")
 	fs.DurationVar(&o.latencyWarmUp, "latency-warmup", 15*time.Second, "how long a contender works at the full rate before: virtual machines compile meanwhile")
 	fs.DurationVar(&o.steady, "restart-steady", 10*time.Second, "how long a contender works before each kill; Regent writes its store every 3 s")
-	fs.StringVar(&names, "contenders", "regent,streams,streams-best,goka,copy", "who takes part: regent, streams, streams-best, goka, copy, copy-lz4")
+	fs.StringVar(&names, "contenders", "regent,streams,streams-best,goka,copy", "who takes part: regent, regent-1g, streams, streams-best, goka, copy, copy-lz4")
 	fs.StringVar(&o.dir, "dir", "", "directory for the broker's data and the contenders' state; what was loaded there before is used again. Default: a temporary one")
 	fs.StringVar(&o.out, "out", "bin/bench", "directory for the report and the profiles")
 	fs.BoolVar(&o.keep, "keep", false, "keep -dir afterwards although it is temporary")

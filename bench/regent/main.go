@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"syscall"
 	"time"
@@ -25,7 +26,7 @@ import (
 
 type flags struct {
 	broker, group, input, output, dir, compression, profiles string
-	cacheMB, storeCacheMB                                    int
+	cacheMB, storeCacheMB, gcPercent                         int
 	rebuild                                                  bool
 }
 
@@ -39,6 +40,7 @@ func main() {
 	flag.StringVar(&f.compression, "compression", "none", "compression of the output")
 	flag.IntVar(&f.cacheMB, "cache", 0, "the runtime's cache, MiB; 0 means its default")
 	flag.IntVar(&f.storeCacheMB, "store-cache", 0, "the store's cache of blocks, MiB; 0 means its default")
+	flag.IntVar(&f.gcPercent, "gc", 100, "how much the heap may grow between two collections, per cent of what is in use")
 	flag.StringVar(&f.profiles, "profiles", "", "directory for profiles of processor time and memory; empty means none")
 	flag.BoolVar(&f.rebuild, "rebuild", false, "materialise the state from the output topic, print a report as JSON, and end")
 	flag.Parse()
@@ -51,6 +53,7 @@ func main() {
 func run(f flags) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	debug.SetGCPercent(f.gcPercent)
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	profiled, err := profile(f.profiles)
 	if err != nil {
