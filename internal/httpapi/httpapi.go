@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 
@@ -124,9 +125,16 @@ func NewProbe(listener net.Listener, config Config) *Server {
 	mux.Handle("GET /health/ready", ready)
 	mux.Handle("GET /v1/info", s.answer(func(*http.Request) (any, error) { return s.config.Info, nil }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(config.Metrics, promhttp.HandlerOpts{Timeout: requestTimeout}))
+	mux.Handle("GET /v1/", s.answer(s.elsewhere))
 	mux.Handle("/", http.HandlerFunc(s.unknown))
 	s.serve(mux)
 	return s
+}
+
+// elsewhere is a probe's answer to who takes it for the API.
+func (s *Server) elsewhere(r *http.Request) (any, error) {
+	return nil, notFound("%s: this process (%s) serves no state; ask one with the role api, any will do: each serves all of it", r.URL.Path,
+		strings.Join(s.config.Info.Roles, ", "))
 }
 
 // serve prepares the server around a handler.

@@ -314,6 +314,9 @@ func TestAProbeAnswersHealthAndMetricsOnly(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
+	if _, body := get(t, s.URL()+"/v1/resources/postgres/orders"); !strings.Contains(body, "this process (agent) serves no state; ask one with the role api") {
+		t.Errorf("a probe that is taken for the API answers %s", body)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
