@@ -10,6 +10,12 @@ func WithReached(o Options, f func(Point)) Options {
 	return o
 }
 
+// WithCopyStep bounds how far a copy is brought forward at a time.
+func WithCopyStep(o Options, offsets int64) Options {
+	o.copyStep = offsets
+	return o
+}
+
 // Sabotage names a protection that can be taken out.
 type Sabotage string
 

@@ -84,6 +84,8 @@ type Options struct {
 	// take-over. Default 250 ms.
 	StandbyInterval time.Duration
 
+	// copyStep is how many offsets a copy is brought forward at a time. Default 200,000.
+	copyStep int64
 	// reached, where set, is called when the cycle has reached a named point: tests crash there.
 	reached func(Point)
 	// lateEnds lets transactions end only when something waits for them: tests decide what happens meanwhile.
@@ -126,6 +128,7 @@ func (o Options) withDefaults(definition string) Options {
 	o.RetryMin = or(o.RetryMin, DefaultRetryMin)
 	o.RetryMax = or(o.RetryMax, DefaultRetryMax)
 	o.Recoveries = or(o.Recoveries, DefaultRecoveries)
+	o.copyStep = or(o.copyStep, copyStep)
 	o.StandbyInterval = or(o.StandbyInterval, DefaultStandbyInterval)
 	return o
 }

@@ -107,7 +107,7 @@ func (m *mortal) start() {
 		Log: &memLog{cluster: m.w.c, instance: m.name, fault: m.fault}, Store: m.store, Clock: m.w.clock,
 		PollRecords: 7, CommitRecords: 20, Workers: 1, CacheBytes: 2000, FlushBytes: 1500, Logger: slog.New(slog.DiscardHandler),
 	}
-	rt, err := stream.New(definition(), stream.WithLateEnds(stream.WithSabotage(o, m.w.sabotage)))
+	rt, err := stream.New(definition(), stream.WithCopyStep(stream.WithLateEnds(stream.WithSabotage(o, m.w.sabotage)), 17))
 	if err != nil {
 		m.w.t.Fatalf("make a runtime: %v", err)
 	}

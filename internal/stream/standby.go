@@ -151,6 +151,11 @@ func (s *standbys) follow(ctx context.Context, assigned []StandbyTask, active fu
 		}
 		c.warmUp = st.WarmUp
 	}
+	s.hurry()
+}
+
+// hurry makes the next round come at once.
+func (s *standbys) hurry() {
 	select {
 	case s.kick <- struct{}{}:
 	default:

@@ -38,7 +38,7 @@ type follower struct {
 func (w *follower) advance(ctx context.Context, committed map[topicPartition]Committed) error {
 	k, err := readCommits(committed)
 	if err != nil {
-		return &taskError{err}
+		return err // perhaps a later program's: it is the task's owner that has to read it
 	}
 	if k.meta == nil {
 		return nil // nothing was ever committed
@@ -55,6 +55,7 @@ func (w *follower) advance(ctx context.Context, committed map[topicPartition]Com
 	goal := w.goal(k)
 	lag := w.r.def.reach(&goal) - w.r.def.reach(w.c.p)
 	w.publish(lag, false)
+	more := w.limit(&goal)
 	w.c.p.FoldVersion = max(w.c.p.FoldVersion, goal.FoldVersion)
 	if err := w.followChangelog(ctx, goal); err != nil {
 		return err
@@ -70,8 +71,34 @@ func (w *follower) advance(ctx context.Context, committed map[topicPartition]Com
 		}
 		w.r.opts.reach(PointStandby)
 	}
-	w.publish(max(lag, 0), true)
+	w.publish(lag, true)
+	if more {
+		w.r.standbys.hurry()
+	}
 	return nil
+}
+
+// copyStep is how many offsets of each redo source a step applies at most, so that copies that lack much do not keep those waiting that lack
+// little.
+const copyStep = 200_000
+
+// limit takes back what would be too much for one step, and reports whether there was any.
+func (w *follower) limit(goal *Position) bool {
+	before, step := w.r.def.reach(goal), w.r.opts.copyStep
+	if w.r.def.changelogTable() != "" {
+		goal.Out = min(goal.Out, w.c.p.Out+step)
+	}
+	for i := range goal.Inputs {
+		if in := &goal.Inputs[i]; w.r.def.tableOf(in.Topic) != "" {
+			had, _ := w.c.p.input(in.TopicPartition)
+			in.Next = min(in.Next, had.Next+step)
+		}
+	}
+	if w.r.def.reach(goal) == before {
+		return false
+	}
+	goal.StampedAt = w.c.p.StampedAt // it is not up to date
+	return true
 }
 
 // goal is P as it is to be after this step: K.
