@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/regent-infra/regent/internal/checkpoint"
 	"github.com/regent-infra/regent/internal/clock"
 	"github.com/regent-infra/regent/internal/lifecycle"
+	"github.com/regent-infra/regent/internal/stream"
 )
 
 // requestInterval is how often a process looks whether a checkpoint is asked for.
@@ -58,9 +60,22 @@ func (k *keeper) create(ctx context.Context, name string) (checkpoint.Named, err
 	return c, err
 }
 
+// recovering reports whether a task is: its state is on the way, and no moment of anything.
+func (k *keeper) recovering() bool {
+	for _, r := range k.plane.runtimes.list() {
+		if s := r.runtime.Status(); slices.ContainsFunc(s.Tasks, func(t stream.TaskStatus) bool { return !t.Running }) {
+			return true
+		}
+	}
+	return false
+}
+
 func (k *keeper) requests(ctx context.Context) {
 	names, err := k.library.Requests()
 	k.tell(err)
+	if len(names) > 0 && k.recovering() {
+		return // who asks waits
+	}
 	for _, name := range names {
 		_, err := k.create(ctx, name)
 		if ctx.Err() != nil {
@@ -86,7 +101,7 @@ func (k *keeper) due(ctx context.Context) {
 		}
 	}
 	now := k.plane.clock.Now()
-	if now.Sub(k.since) < c.Interval {
+	if now.Sub(k.since) < c.Interval || k.recovering() {
 		return
 	}
 	k.since = now // also if it fails: the next one is tried then

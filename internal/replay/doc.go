@@ -10,7 +10,7 @@
 // The state at T, of one partition of S, is what was committed at T: the latest value of each key in all transactions whose marker the broker had
 // appended at or before T, by the broker's time. It follows from the log alone, and it is a prefix of it: take all batches that were appended at or before
 // T; the cut X(T) is the first record among them of a transaction that was committed later (or may still be), or else their end; the state is
-// what is committed below X. S has one writer at a time, which commits in order, so nothing above X was committed at T. A transaction is in the
+// what is committed below X. S has one writer at a time, which commits in order, so nothing above X could be read at T. A transaction is in the
 // state as a whole, from the append time of its marker on, and not a moment earlier. A moment may also be given as an offset: then X is that offset.
 //
 // Each partition has its own cut. That is all that there is to keep together: a partition of S is one task, no transaction reads what another

@@ -206,10 +206,13 @@ func (l *memLog) clean(limit, breakOff int, dropTombstones bool) {
 }
 
 // base is a checkpoint of what is committed now.
-func (l *memLog) base(name string) Base {
+func (l *memLog) base(name string) Base { return l.baseAt(name, l.committed()) }
+
+// committed is the offset after the last record of the last committed transaction.
+func (l *memLog) committed() int64 {
 	cut := int64(0)
 	last := map[int64]int64{}
-	for _, b := range l.raw { // after the last record of the last committed transaction
+	for _, b := range l.raw {
 		switch b.Marker {
 		case CommitMarker:
 			cut = max(cut, last[b.Producer]+1)
@@ -218,6 +221,11 @@ func (l *memLog) base(name string) Base {
 		default:
 		}
 	}
+	return cut
+}
+
+// baseAt is a checkpoint of a task that is on the way to what is committed.
+func (l *memLog) baseAt(name string, cut int64) Base {
 	state := l.stateAt(cut)
 	return Base{Name: name, At: l.clock.now, Out: cut, Entries: func(yield func(k, v []byte) error) error {
 		for _, k := range slices.Sorted(maps.Keys(state)) {

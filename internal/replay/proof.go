@@ -26,11 +26,13 @@ const (
 // proof returns why what was read from the log alone is exact; empty if it may not be. now is by the brokers' clock, at the latest.
 func (w *walk) proof(t *Target, now time.Time) Proof {
 	switch {
+	case w.doubt:
+		return ""
 	case !w.gapBelow():
 		return Complete
 	case w.offset < 0 && !w.later, w.offset >= 0 && w.offset >= t.Bounds.Stable:
 		return Newest
-	case !w.after.IsZero() && !w.straddled && !w.doubt && w.windowHolds(t, now) && w.after.After(now.Add(-t.Topic.CompactionLag)):
+	case !w.after.IsZero() && !w.straddled && w.windowHolds(t, now) && w.after.After(now.Add(-t.Topic.CompactionLag)):
 		return Window
 	default:
 		return ""

@@ -23,8 +23,8 @@ const baseMargin = 10 * time.Minute
 type Options struct {
 	// Rate bounds how many records are read per second, over all partitions; 0: no bound.
 	Rate float64
-	// ClockMargin is how far the brokers' clocks may be ahead of this machine's: a moment that is closer than that to the end of the window
-	// is not taken for being inside of it. Default 1 min; negative: none.
+	// ClockMargin is how far the brokers' clocks may be ahead of this machine's, and how long a transaction may take: a moment that is closer than
+	// that to the end of the window is not taken for being inside of it. Default 1 min; negative: none.
 	ClockMargin time.Duration
 	// Progress, where set, is called with every batch that was read: the offsets and records since the last call. Safe for concurrent use it must be.
 	Progress func(offsets, records int64)
@@ -283,11 +283,18 @@ func (r *Replayer) fromBases(ctx context.Context, t *Target, q *Query, bases []B
 	return nil, nil //nolint:nilnil // nothing is found, and nothing went wrong
 }
 
+// attempts is how often a log is read that is cleaned meanwhile.
+const attempts = 3
+
 // fromLog reads the log alone. Without a proof the part cannot be trusted.
-func (r *Replayer) fromLog(ctx context.Context, t *Target, q *Query) (*Part, *walk, error) {
-	part, w, err := r.read(ctx, t, q, nil)
-	if err != nil {
-		return nil, nil, err
+func (r *Replayer) fromLog(ctx context.Context, t *Target, q *Query) (part *Part, w *walk, err error) {
+	for range attempts {
+		if part, w, err = r.read(ctx, t, q, nil); err != nil {
+			return nil, nil, err
+		}
+		if !w.doubt {
+			break
+		}
 	}
 	if part.Proof = w.proof(t, r.latest()); part.Proof == Window || part.Proof == "" {
 		if err := r.readOn(ctx, t, w); err != nil {
@@ -364,9 +371,9 @@ func (r *Replayer) read(ctx context.Context, t *Target, q *Query, base *Base) (*
 // feed gives the walk all batches that it wants.
 func (r *Replayer) feed(ctx context.Context, t *Target, w *walk, records bool) error {
 	at := w.base
-	err := r.log.Batches(ctx, t.TopicPartition, w.base, t.Bounds.High, records, func(b *Batch) error {
-		r.progress(b.Last+1-at, int64(b.Count))
-		at = b.Last + 1
+	err := r.log.Batches(ctx, t.TopicPartition, max(w.base-1, 0), t.Bounds.High, records, func(b *Batch) error {
+		r.progress(max(b.Last+1-at, 0), int64(b.Count))
+		at = max(at, b.Last+1)
 		if err := r.pace(ctx, int64(b.Count)); err != nil {
 			return err
 		}

@@ -70,7 +70,11 @@ func TestWhatWasServedOnApacheKafka(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Kill)
-	for i, h := range histories(t, 3*time.Second) {
+	all := histories(t, 3*time.Second)
+	if os.Getenv(momentsEnv) == "" {
+		all = all[:1] // the other one takes as long again
+	}
+	for i, h := range all {
 		t.Run(fmt.Sprintf("lag %s", h.lag), func(t *testing.T) {
 			s := newServing(t, []string{server.Broker()}, i, h)
 			s.compact = s.awaitCleaner

@@ -43,9 +43,16 @@ type walk struct {
 	ahead int64
 	blind bool
 	// foreign is the time of the last commit marker of a transaction that began below the base; confirmed says that there can be no more of
-	// them, because a transaction that began above it was committed, and they are in order.
+	// them: two that began above it are committed. A writer takes turns with two transactional ids, and none of them begins before its last marker is written.
 	foreign   time.Time
+	commits   int
 	confirmed bool
+	// settled is how many of commits there were at the moment.
+	settled int
+	// below is the producer of the batch that ends at the base, where that is known; boundary says that its transaction ends there, since its
+	// commit marker is the next that it wrote.
+	below    int64
+	boundary bool
 	// straddled says that a transaction that was open at the moment was committed later, and that none of its records are left.
 	straddled bool
 	// doubt says that something is missing where a marker may have stood that tells what was open at the moment. It can only be so if the log was
@@ -57,6 +64,9 @@ type walk struct {
 	records     int64
 	fingerprint uint64
 }
+
+// nobody is no producer's id.
+const nobody = -2
 
 type transaction struct {
 	producer int64
@@ -75,11 +85,17 @@ type queued struct {
 }
 
 func newWalk(m Moment, offset, base int64, apply func(*record.Record) error) *walk {
-	return &walk{moment: m, offset: offset, base: base, apply: apply, end: base, open: map[int64]*transaction{}, gap: -1, cut: -1}
+	return &walk{moment: m, offset: offset, base: base, apply: apply, end: base, open: map[int64]*transaction{}, gap: -1, cut: -1, below: nobody}
 }
 
 // take takes the next batch in. It returns [errEnough] when what follows cannot matter.
 func (w *walk) take(b *Batch) error {
+	if b.Last < w.base {
+		if b.Last == w.base-1 && b.Marker == NoMarker && b.Transactional {
+			w.below = b.Producer
+		}
+		return nil
+	}
 	at := b.Time
 	if at.Before(w.last) {
 		at = w.last // a broker's clock went back: the order of the log counts
@@ -174,6 +190,9 @@ func (w *walk) missing(offset int64, at time.Time) {
 
 // transact follows the transactions, and queues data that is not later than the moment.
 func (w *walk) transact(b *Batch, at time.Time) {
+	if b.Producer == w.below {
+		w.boundary, w.below = b.Marker == CommitMarker, nobody
+	}
 	t := w.open[b.Producer]
 	if b.Marker != NoMarker {
 		if t == nil && b.Marker == CommitMarker && w.base > 0 && !w.confirmed {
@@ -182,7 +201,12 @@ func (w *walk) transact(b *Batch, at time.Time) {
 		if t != nil {
 			w.doubt = w.doubt || w.offset >= 0 && t.torn && t.first < w.offset && b.First >= w.offset
 			w.decide(b.Producer, b.Marker)
-			w.confirmed = w.confirmed || b.Marker == CommitMarker && t.first >= w.base
+			if b.Marker == CommitMarker && t.first >= w.base {
+				if w.commits++; !w.later {
+					w.settled++
+				}
+			}
+			w.confirmed = w.commits >= 2
 		}
 		return
 	}
@@ -224,7 +248,7 @@ func (w *walk) stable() int64 {
 
 // drain hands out what is below an offset, where all is decided, in order.
 func (w *walk) drain(below int64) error {
-	for len(w.queue) > 0 && w.queue[0].First < below {
+	for len(w.queue) > 0 && max(w.queue[0].First, w.base) < below {
 		q := w.queue[0]
 		w.queue = w.queue[1:]
 		if q.aborted {
@@ -253,8 +277,9 @@ func (w *walk) finish(b Bounds) error {
 		w.end = b.High
 	}
 	for producer, t := range w.open {
-		if t.first < b.Stable { // the brokers know how it ended; its marker is gone
+		if t.first < b.Stable { // the brokers know how it ended; its marker went while the records were read
 			w.decide(producer, CommitMarker)
+			w.doubt = true
 		}
 	}
 	if w.offset >= 0 {
@@ -272,14 +297,16 @@ func (w *walk) finish(b Bounds) error {
 // gapBelow reports whether something below the cut is missing, or what tells where the cut is.
 func (w *walk) gapBelow() bool { return w.doubt || w.gap >= 0 && w.gap < w.cut }
 
-// follows reports whether the base is what was committed at the cut, or before it.
+// follows reports whether the base is what was committed at the cut, or before it. A position that was written while a task was recovering, or by a
+// standby, can be in the middle of a transaction, so it takes a proof that there was none open at the base: two that began above it were committed at
+// the moment, or the one below it ends there and was committed then.
 func (w *walk) follows() bool {
 	switch {
-	case w.base == 0:
+	case w.cut < w.base:
+		return false
+	case w.base == 0, w.offset >= 0, w.settled >= 2:
 		return true
-	case w.offset >= 0:
-		return w.cut >= w.base
 	default:
-		return w.cut >= w.base && !w.blind && !w.foreign.IsZero() && !w.foreign.After(w.moment.Time)
+		return w.boundary && !w.blind && !w.foreign.After(w.moment.Time)
 	}
 }
