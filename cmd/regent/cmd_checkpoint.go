@@ -30,7 +30,7 @@ space of what has changed since. What it is for:
                                     is missing between
   regent rebuild --from             a state of another machine, or of before, to begin with; the rest is redone from the topics
 
-A process that keeps state makes one every checkpoints.interval (6h unless configured) and keeps checkpoints.keep of those (28). They lie in
+A process that keeps state makes one every checkpoints.interval (6h unless configured) and keeps checkpoints.keep of those (8). They lie in
 the directory checkpoints of the data directory. No secret is in it, and nothing that names the instance.`,
 		Example: `  regent checkpoint create before-upgrade
   regent checkpoint export before-upgrade before-upgrade.tar.zst`,

@@ -199,7 +199,7 @@ func Default() Config {
 		Process: Process{
 			Roles: []string{"reducer", "orchestrator", "fleet", "api"}, FlushInterval: 3 * time.Second, Standbys: 1, CacheSize: 256 << 20,
 		},
-		Checkpoints: Checkpoints{Interval: 6 * time.Hour, Keep: 28},
+		Checkpoints: Checkpoints{Interval: 6 * time.Hour, Keep: 8},
 		Agent: Agent{
 			Profile: "default", PulseInterval: 100 * time.Millisecond, ObserveInterval: time.Second, VolumeInterval: 15 * time.Second, LookTimeout: 2 * time.Second,
 		},
