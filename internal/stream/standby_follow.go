@@ -286,5 +286,7 @@ func (w *follower) publish(lag int64, caughtUp bool) {
 		c.warm = lag <= AcceptableLag
 	}
 	s.stored[c.id] = Held{Task: c.id, Position: w.r.def.reach(c.p), FoldVersion: c.p.FoldVersion}
-	w.r.opts.Metrics.standbyLag.WithLabelValues(w.r.def.Name, taskLabel(c.id)).Set(float64(lag))
+	if s.copies[c.id] == c { // else it was given up meanwhile, and its gauge is gone
+		w.r.opts.Metrics.standbyLag.WithLabelValues(w.r.def.Name, taskLabel(c.id)).Set(float64(lag))
+	}
 }
