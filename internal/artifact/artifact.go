@@ -24,6 +24,9 @@ import (
 // RepositoryVariable names the environment variable that replaces the public repository, for sites with a mirror of their own.
 const RepositoryVariable = "REGENT_MAVEN_URL"
 
+// CacheVariable names the environment variable that replaces the user's cache folder.
+const CacheVariable = "REGENT_CACHE"
+
 // maxSize bounds one file, bytes.
 const maxSize = 256 << 20
 
@@ -51,14 +54,14 @@ type File struct {
 	SHA256 string
 }
 
-// CacheDir returns the folder outside any source tree where fetched files are kept: REGENT_CACHE, else the user's cache folder.
+// CacheDir returns the folder outside any source tree where fetched files are kept: that of [CacheVariable], else the user's cache folder.
 func CacheDir() (string, error) {
-	if dir := os.Getenv("REGENT_CACHE"); dir != "" {
+	if dir := os.Getenv(CacheVariable); dir != "" {
 		return dir, nil
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("find a cache folder: %w: set REGENT_CACHE", err)
+		return "", fmt.Errorf("find a cache folder: %w: set %s", err, CacheVariable)
 	}
 	return filepath.Join(dir, "regent"), nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"pgregory.net/rapid"
+
+	"github.com/regent-infra/regent/internal/artifact"
 )
 
 func write(t *testing.T, text string) string {
@@ -227,6 +229,16 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("got %v and %v", l, err)
 		}
 	})
+}
+
+// Variables that other parts of the program read are no faults.
+func TestVariablesOfOtherPartsAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{artifact.CacheVariable, artifact.RepositoryVariable} {
+		if _, err := Load(Options{Home: t.TempDir(), Environ: []string{name + "=elsewhere"}}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 var update = flag.Bool("update", false, "write docs/configuration.md anew")

@@ -28,6 +28,12 @@ const FileEnv = envPrefix + "CONFIG"
 // testPrefix begins variables that steer tests of the project; they configure nothing.
 const testPrefix = envPrefix + "TEST_"
 
+// CacheEnv and RepositoryEnv say where published programs are kept and fetched from. internal/artifact reads them: they are the machine's, and no setting.
+const (
+	CacheEnv      = envPrefix + "CACHE"
+	RepositoryEnv = envPrefix + "MAVEN_URL"
+)
+
 // Fault is one thing that is wrong with the configuration.
 type Fault struct {
 	// Source says where it comes from: a file with its line, an environment variable, a flag.
@@ -225,7 +231,7 @@ func (l *loader) environment(environ []string) (values map[string]any, sources m
 	err := own.Load(provider, nil)
 	invariant.Assert(err == nil, "the environment can be loaded: %v", err)
 	for _, name := range slices.Sorted(maps.Keys(own.Raw())) {
-		if name == FileEnv || strings.HasPrefix(name, testPrefix) {
+		if name == FileEnv || name == CacheEnv || name == RepositoryEnv || strings.HasPrefix(name, testPrefix) {
 			continue
 		}
 		s, known := byEnv[name]

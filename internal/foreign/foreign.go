@@ -15,11 +15,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
 
 	"github.com/regent-infra/regent/internal/artifact"
 )
@@ -88,6 +90,9 @@ func Python(ctx context.Context, root string) (*Program, error) {
 	}, nil
 }
 
+// lockInterval is how often a lock is tried.
+const lockInterval = 50 * time.Millisecond
+
 // cached returns the folder in the cache that is made from what was asked for. Where it is missing, it is made beside its place and moved there.
 func cached(ctx context.Context, name string, asked []byte, make func(beside string) error) (string, error) {
 	cache, err := artifact.CacheDir()
@@ -101,6 +106,15 @@ func cached(ctx context.Context, name string, asked []byte, make func(beside str
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", fmt.Errorf("make the cache: %w", err)
 	}
+	// One at a time, of all processes: who comes second finds what the first has made.
+	lock := flock.New(home + ".lock")
+	if _, err := lock.TryLockContext(ctx, lockInterval); err != nil {
+		return "", fmt.Errorf("lock %s: %w", home, err)
+	}
+	defer func() { _ = lock.Unlock() }() // it ends with the process at the latest
+	if _, err := os.Stat(home); err == nil {
+		return home, nil
+	}
 	beside, err := os.MkdirTemp(cache, "."+name+"-")
 	if err != nil {
 		return "", fmt.Errorf("make a folder in the cache: %w", err)
@@ -112,10 +126,7 @@ func cached(ctx context.Context, name string, asked []byte, make func(beside str
 	if err := os.Chmod(beside, 0o755); err != nil {
 		return "", err
 	}
-	if err := os.Rename(beside, home); err != nil && !errors.Is(err, fs.ErrExist) { // another process may have been faster
-		return "", err
-	}
-	return home, nil
+	return home, os.Rename(beside, home)
 }
 
 func hash(data []byte) string {

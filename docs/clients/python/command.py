@@ -70,6 +70,8 @@ def listen(brokers, topic):
         }
     )
     partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    if not partitions:
+        raise RuntimeError(f"there is no topic {topic}: is the kind of the cluster right?")
     admin = AdminClient({"bootstrap.servers": brokers})
     ends = admin.list_offsets(
         {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions},

@@ -48,6 +48,7 @@ now=$(date +%s%6N)
 
 # Stand at the end of the outcomes before the command is sent: kcat says when it has reached the end of a partition.
 partitions=$(kafka -L -J -t "$outcomes" | jq '.topics[0].partitions | length')
+[ "$partitions" -gt 0 ] || fail "there is no topic $outcomes: is the kind of the cluster right?"
 mkfifo "$work/pipe"
 kcat -b "$brokers" -C -t "$outcomes" -o end -u -f '%p %o %K %S\n%k%s' -X isolation.level=read_committed >"$work/pipe" 2>"$work/complaints" &
 kcat=$!

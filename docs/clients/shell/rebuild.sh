@@ -20,6 +20,7 @@ while [ $# -gt 0 ]; do
 done
 deadline=
 partitions=$(kafka -L -J -t "$topic" | jq '.topics[0].partitions | length')
+[ "$partitions" -gt 0 ] || fail "there is no topic $topic"
 
 # Prints the latest record of each key, by partition and key, as partition, key in hexadecimal, value. A record without a value deletes its key.
 latest() {
