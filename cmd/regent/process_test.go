@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/regent-infra/regent/internal/freeport"
 	"github.com/regent-infra/regent/internal/httpapi"
 )
 
@@ -179,10 +179,9 @@ func openDir(t *testing.T) string {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := freeport.Find(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = ln.Close() }() // nothing is left to be lost
-	return ln.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }

@@ -2,26 +2,11 @@ package demo
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 )
-
-// freePorts asks the kernel for n unused TCP ports on loopback.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, 0, n)
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
-}
 
 // postmasterPID reads the process id of the postmaster of a data directory (first line of postmaster.pid, PostgreSQL manual,
 // "Database File Layout").

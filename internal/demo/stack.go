@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/regent-infra/regent/internal/childprocess"
+	"github.com/regent-infra/regent/internal/freeport"
 )
 
 // clusterName is the cluster of the demo: postgres/demo.
@@ -42,7 +43,7 @@ type stack struct {
 
 // newStack lays out a directory with secrets and configuration; nothing runs yet.
 func newStack(dir, executable string, nodes int, logLevel string) (*stack, error) {
-	ports, err := freePorts(3 + 2*nodes)
+	ports, err := freeport.Find(3 + 2*nodes)
 	if err != nil {
 		return nil, err
 	}

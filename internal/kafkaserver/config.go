@@ -3,58 +3,20 @@ package kafkaserver
 import (
 	"fmt"
 	"maps"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+
+	"github.com/regent-infra/regent/internal/freeport"
 )
-
-// The ports are taken from below the range that the kernel gives to outgoing connections, and never twice in a process: a port that was
-// found free stays free until the broker, seconds later, listens on it.
-const (
-	firstPort = 20000
-	lastPort  = 31999
-)
-
-var claimed = struct {
-	sync.Mutex
-	ports map[int]bool
-}{ports: map[int]bool{}}
-
-// claimPorts returns n ports that nobody listens on.
-func claimPorts(n int) ([]int, error) {
-	claimed.Lock()
-	defer claimed.Unlock()
-	var ports []int
-	for range 1000 {
-		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		if claimed.ports[port] {
-			continue
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue // taken
-		}
-		if err := l.Close(); err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		claimed.ports[port] = true
-		if ports = append(ports, port); len(ports) == n {
-			return ports, nil
-		}
-	}
-	return nil, fmt.Errorf("find %d free ports from %d to %d: all that were tried are taken", n, firstPort, lastPort)
-}
 
 // plan gives n brokers their directories, ports and settings.
 func plan(dir string, n int, options Options) (*Cluster, error) {
 	if len(options.Advertise) > 0 && len(options.Advertise) != n {
 		return nil, fmt.Errorf("%d advertised addresses are given, expected one for each of %d brokers", len(options.Advertise), n)
 	}
-	ports, err := claimPorts(3 * n)
+	ports, err := freeport.Find(3 * n)
 	if err != nil {
 		return nil, err
 	}

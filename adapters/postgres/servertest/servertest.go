@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,6 +29,7 @@ import (
 	"github.com/regent-infra/regent/adapters/postgres/binary"
 	"github.com/regent-infra/regent/adapters/postgres/server"
 	"github.com/regent-infra/regent/internal/clock"
+	"github.com/regent-infra/regent/internal/freeport"
 	"github.com/regent-infra/regent/internal/secret"
 )
 
@@ -129,15 +129,11 @@ func Port(t testing.TB) uint16 {
 }
 
 func freePort() (uint16, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // on this machine
+	ports, err := freeport.Find(1)
 	if err != nil {
 		return 0, err
 	}
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, errors.Join(fmt.Errorf("expected a TCP address, got %v", l.Addr()), l.Close())
-	}
-	return uint16(addr.Port), l.Close() //nolint:gosec // ports have 16 bits
+	return uint16(ports[0]), nil //nolint:gosec // ports have 16 bits
 }
 
 // templated is a cluster that was initialised and shut down.

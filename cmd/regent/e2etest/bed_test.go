@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/regent-infra/regent/internal/canary"
 	"github.com/regent-infra/regent/internal/childprocess"
+	"github.com/regent-infra/regent/internal/freeport"
 )
 
 // Exit codes of regent, see regent help exit-codes.
@@ -350,17 +350,12 @@ func (b *bed) ready(p *childprocess.Process, server string) {
 	}, p)
 }
 
-// freePorts returns TCP ports of loopback that were free.
+// freePorts returns TCP ports of loopback that nobody listens on.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+	ports, err := freeport.Find(n)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return ports
 }

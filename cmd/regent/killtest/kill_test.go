@@ -76,7 +76,7 @@ type campaign struct {
 func newCampaign(t *testing.T, seed uint64) *campaign {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	return &campaign{t: t, seed: seed, rnd: rnd, server: newServer(t, rnd), began: time.Now()}
+	return &campaign{t: t, seed: seed, rnd: rnd, server: newServer(t), began: time.Now()}
 }
 
 func (c *campaign) within(d time.Duration) time.Duration {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/regent-infra/regent/internal/freeport"
 	"github.com/regent-infra/regent/internal/httpapi"
 )
 
@@ -47,7 +47,7 @@ type server struct {
 	lives   int
 }
 
-func newServer(t *testing.T, rnd *rand.Rand) *server {
+func newServer(t *testing.T) *server {
 	t.Helper()
 	dir := os.Getenv(dirEnv)
 	if dir == "" {
@@ -67,33 +67,18 @@ func newServer(t *testing.T, rnd *rand.Rand) *server {
 	if s.log, err = os.Create(filepath.Join(dir, "regent.log")); err != nil {
 		t.Fatal(err)
 	}
-	ports := freePorts(t, rnd, 3)
-	s.broker, s.registry, s.http = ports[0], ports[1], ports[2]
+	ports, err := freeport.Find(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, address := range []*string{&s.broker, &s.registry, &s.http} {
+		*address = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i]))
+	}
 	t.Cleanup(func() {
 		s.kill()
 		s.log.Close()
 	})
 	return s
-}
-
-// freePorts returns addresses that nobody listens on. They lie below the range from which the system gives clients their ports
-// (32768 and up by default), else a client could take one while the server is down.
-func freePorts(t *testing.T, rnd *rand.Rand, n int) []string {
-	t.Helper()
-	var found []string
-	for range 1000 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(15_000+rnd.IntN(15_000)))
-		ln, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		defer ln.Close()
-		if found = append(found, address); len(found) == n {
-			return found
-		}
-	}
-	t.Fatal("find free ports: everything between 15000 and 30000 seems taken")
-	return nil
 }
 
 // start runs a process. It dies with the test, even if the test itself is killed.
