@@ -26,7 +26,8 @@ type Exclusive struct {
 	client *kgo.Client
 }
 
-// TakeOver becomes the writer of that name. When it returns, everything that an earlier writer has written is decided and nothing can follow.
+// TakeOver becomes the writer of that name. When it returns, everything that an earlier writer has written is decided and nothing can follow. A coordinator that
+// is still loading, as that of a broker that has just started, is waited for as long as ctx allows.
 func TakeOver(ctx context.Context, config Config, name string) (*Exclusive, error) {
 	client, err := config.client(
 		kgo.TransactionalID(name),
@@ -41,13 +42,25 @@ func TakeOver(ctx context.Context, config Config, name string) (*Exclusive, erro
 		return nil, err
 	}
 	e := &Exclusive{config: config.withDefaults(), name: name, client: client}
-	ctx, cancel := context.WithTimeout(ctx, e.config.RequestTimeout)
-	defer cancel()
-	if _, _, err := client.ProducerID(ctx); err != nil {
-		client.Close()
-		return nil, e.config.explain("become the writer "+name, err)
+	for {
+		err := e.begin(ctx)
+		if errors.Is(err, kerr.CoordinatorLoadInProgress) && ctx.Err() == nil {
+			continue // the client has waited between its own attempts
+		}
+		if err != nil {
+			client.Close()
+			return nil, e.config.explain("become the writer "+name, err)
+		}
+		return e, nil
 	}
-	return e, nil
+}
+
+// begin makes every earlier writer of the name a zombie. The client gives up by itself after one request time-out and says why, which the end of ctx would not.
+func (e *Exclusive) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*e.config.RequestTimeout)
+	defer cancel()
+	_, _, err := e.client.ProducerID(ctx)
+	return err
 }
 
 // Write writes a record and returns when it is committed. An error wraps [ErrTakenOver] when this is no longer the writer; after any error the
