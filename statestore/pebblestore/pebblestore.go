@@ -67,32 +67,19 @@ func Open(o Options) (*Store, error) {
 // Stage opens an empty generation beside the active one, for a rebuild. Nothing of it counts until [Store.Promote]; closed
 // without that, it is removed, after a crash at the next open.
 func Stage(o Options) (*Store, error) {
-	if err := o.Validate(); err != nil {
-		return nil, err
-	}
-	o = o.withDefaults()
-	r, err := openRoot(o.FS, o.Dir)
-	if err != nil {
-		return nil, err
-	}
-	n, err := r.active()
-	if err == nil {
-		err = r.removeOthers(n)
-	}
-	var s *Store
-	if err == nil {
-		s, err = openGeneration(o, r, n+1)
-	}
-	if err != nil {
-		return nil, errors.Join(err, r.lock.Close())
-	}
-	s.staged = true
-	return s, nil
+	return stage(o, func(string) error { return nil })
 }
 
 // StageFrom is [Stage], but the generation begins as the store in another directory, which nobody has open: a checkpoint. Tables are
 // linked where the file system can, and copied elsewhere; that store stays as it is.
 func StageFrom(o Options, from string) (*Store, error) {
+	o = o.withDefaults()
+	return stage(o, func(dir string) error { return cloneGeneration(o.FS, from, dir) })
+}
+
+// stage opens the generation after the active one, once fill has put its beginnings into the directory. What is active stays as it is, also when
+// it cannot be read.
+func stage(o Options, fill func(dir string) error) (*Store, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -105,15 +92,16 @@ func StageFrom(o Options, from string) (*Store, error) {
 	if err == nil {
 		err = r.removeOthers(n)
 	}
-	if err == nil {
-		err = cloneGeneration(o.FS, from, r.path(generationName(n+1)))
+	if err != nil {
+		return nil, errors.Join(err, r.lock.Close())
 	}
+	dir := r.path(generationName(n + 1))
 	var s *Store
-	if err == nil {
+	if err = fill(dir); err == nil {
 		s, err = openGeneration(o, r, n+1)
 	}
 	if err != nil {
-		return nil, errors.Join(err, o.FS.RemoveAll(r.path(generationName(n+1))), r.lock.Close())
+		return nil, errors.Join(err, o.FS.RemoveAll(dir), r.lock.Close())
 	}
 	s.staged = true
 	return s, nil

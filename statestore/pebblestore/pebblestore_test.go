@@ -588,3 +588,28 @@ func TestAStagedGenerationBeginsAsAnotherStore(t *testing.T) {
 	}
 	mustClose(t, mustOpen(t, o))
 }
+
+// A store that cannot be read, such as one of a later version, is refused and left alone.
+func TestStageFromLeavesAStoreOfAnotherVersionAlone(t *testing.T) {
+	t.Parallel()
+	from := pebblestore.Options{Dir: filepath.Join(t.TempDir(), "from")}
+	o := pebblestore.Options{Dir: filepath.Join(t.TempDir(), "store")}
+	for _, o := range []pebblestore.Options{from, o} {
+		s, err := pebblestore.Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(o.Dir, "ACTIVE"), []byte("regent-store 999 gen-000001\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pebblestore.StageFrom(o, from.Dir); !errors.Is(err, statestore.ErrVersion) {
+		t.Fatalf("stage: %v, expected %v", err, statestore.ErrVersion)
+	}
+	if entries, err := os.ReadDir(filepath.Join(o.Dir, "gen-000001")); err != nil || len(entries) == 0 {
+		t.Errorf("the store's generation after the refusal: %d files, %v", len(entries), err)
+	}
+}
