@@ -195,7 +195,9 @@ func (b *broker) allCommitted(t testing.TB, within time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for deadline := time.Now().Add(within); ; <-look.C {
 		left := int64(0)
 		offsets, err := b.adm.FetchOffsets(t.Context(), "regent.test.tally")
 		for p := range b.partitions {
