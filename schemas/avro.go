@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unsafe"
 )
 
 // This file is what the generated codec (avro_gen.go) stands on: the Avro binary of the types that the .avsc files use. The generated
@@ -26,9 +27,9 @@ const longText = 1024
 // It never reads beyond the bytes, whatever they claim: a length must fit what is left, and so must a count of items, each of which takes a
 // byte at least. After the first fault it has no bytes left, every read gives zero, and Err says what was wrong and where.
 //
-// What it returns shares no memory with the bytes. Texts are cut from windows: one allocation of at most 4 KiB that begins at the first
-// text that is not in a window yet, which is one allocation for most records. So a text that is kept keeps 4 KiB at most, and never more than
-// its record had; a long one stands alone.
+// What it returns shares no memory with the bytes, unless they were given by [Reader.Share]. Texts are cut from windows: one allocation of at
+// most 4 KiB that begins at the first text that is not in a window yet, which is one allocation for most records. So a text that is kept keeps
+// 4 KiB at most, and never more than its record had; a long one stands alone.
 type Reader struct {
 	data []byte
 	at   int
@@ -51,6 +52,12 @@ func (e *FieldError) Error() string { return "field " + e.Field + ": " + e.Messa
 
 // Reset gives the reader other bytes. It does not keep them longer than it reads.
 func (r *Reader) Reset(data []byte) { *r = Reader{data: data} }
+
+// Share gives the reader other bytes, and makes all of them the window: texts are the bytes themselves, and nothing is copied. Nobody may change
+// the bytes as long as any of the texts is in use, and a text that is kept keeps all of them.
+func (r *Reader) Share(data []byte) {
+	*r = Reader{data: data, window: unsafe.String(unsafe.SliceData(data), len(data))}
+}
 
 // Err returns the first fault, or nil.
 func (r *Reader) Err() error {

@@ -4676,3 +4676,201 @@ func ReadEvent[E any](r *Reader, number int) (*E, any) {
 	}
 	return nil, nil
 }
+
+// ReadInto reads a record into v, a pointer to its generated type, and leaves nothing of what was there.
+func ReadInto(r *Reader, v any) {
+	switch v := v.(type) {
+	case *OrderMeta:
+		*v = OrderMeta{}
+		v.readAvro(r)
+	case *SlotOwner:
+		*v = SlotOwner{}
+		v.readAvro(r)
+	case *ClusterMember:
+		*v = ClusterMember{}
+		v.readAvro(r)
+	case *BootstrapPrimary:
+		*v = BootstrapPrimary{}
+		v.readAvro(r)
+	case *BreakerStatus:
+		*v = BreakerStatus{}
+		v.readAvro(r)
+	case *CommandMeta:
+		*v = CommandMeta{}
+		v.readAvro(r)
+	case *CheckHealth:
+		*v = CheckHealth{}
+		v.readAvro(r)
+	case *CheckNode:
+		*v = CheckNode{}
+		v.readAvro(r)
+	case *CloneStandby:
+		*v = CloneStandby{}
+		v.readAvro(r)
+	case *ClusterPolicy:
+		*v = ClusterPolicy{}
+		v.readAvro(r)
+	case *SynchronousSet:
+		*v = SynchronousSet{}
+		v.readAvro(r)
+	case *EvidenceRef:
+		*v = EvidenceRef{}
+		v.readAvro(r)
+	case *HeldDecision:
+		*v = HeldDecision{}
+		v.readAvro(r)
+	case *NodeBackoff:
+		*v = NodeBackoff{}
+		v.readAvro(r)
+	case *ClusterRecord:
+		*v = ClusterRecord{}
+		v.readAvro(r)
+	case *CommandAccepted:
+		*v = CommandAccepted{}
+		v.readAvro(r)
+	case *CommandCompleted:
+		*v = CommandCompleted{}
+		v.readAvro(r)
+	case *CommandFailed:
+		*v = CommandFailed{}
+		v.readAvro(r)
+	case *CommandRejected:
+		*v = CommandRejected{}
+		v.readAvro(r)
+	case *ConfigureSynchronous:
+		*v = ConfigureSynchronous{}
+		v.readAvro(r)
+	case *ConnectionUsage:
+		*v = ConnectionUsage{}
+		v.readAvro(r)
+	case *DeadLetter:
+		*v = DeadLetter{}
+		v.readAvro(r)
+	case *DiskUsage:
+		*v = DiskUsage{}
+		v.readAvro(r)
+	case *EnvelopeHeader:
+		*v = EnvelopeHeader{}
+		v.readAvro(r)
+	case *FailoverCluster:
+		*v = FailoverCluster{}
+		v.readAvro(r)
+	case *FencePostgres:
+		*v = FencePostgres{}
+		v.readAvro(r)
+	case *HealthCause:
+		*v = HealthCause{}
+		v.readAvro(r)
+	case *FleetIssue:
+		*v = FleetIssue{}
+		v.readAvro(r)
+	case *HealthCount:
+		*v = HealthCount{}
+		v.readAvro(r)
+	case *FleetState:
+		*v = FleetState{}
+		v.readAvro(r)
+	case *FollowPrimary:
+		*v = FollowPrimary{}
+		v.readAvro(r)
+	case *InitializeCluster:
+		*v = InitializeCluster{}
+		v.readAvro(r)
+	case *IssuedOrder:
+		*v = IssuedOrder{}
+		v.readAvro(r)
+	case *LeaseGranted:
+		*v = LeaseGranted{}
+		v.readAvro(r)
+	case *LostWrites:
+		*v = LostWrites{}
+		v.readAvro(r)
+	case *NodeHeartbeat:
+		*v = NodeHeartbeat{}
+		v.readAvro(r)
+	case *OrchestratorStarted:
+		*v = OrchestratorStarted{}
+		v.readAvro(r)
+	case *OrderResult:
+		*v = OrderResult{}
+		v.readAvro(r)
+	case *PostgresMemberState:
+		*v = PostgresMemberState{}
+		v.readAvro(r)
+	case *PostgresClusterState:
+		*v = PostgresClusterState{}
+		v.readAvro(r)
+	case *PostmasterExit:
+		*v = PostmasterExit{}
+		v.readAvro(r)
+	case *TimelineSwitch:
+		*v = TimelineSwitch{}
+		v.readAvro(r)
+	case *WalEnd:
+		*v = WalEnd{}
+		v.readAvro(r)
+	case *WalReceiver:
+		*v = WalReceiver{}
+		v.readAvro(r)
+	case *WalSender:
+		*v = WalSender{}
+		v.readAvro(r)
+	case *ReplicationSlot:
+		*v = ReplicationSlot{}
+		v.readAvro(r)
+	case *QueryMetrics:
+		*v = QueryMetrics{}
+		v.readAvro(r)
+	case *PostgresNodeObserved:
+		*v = PostgresNodeObserved{}
+		v.readAvro(r)
+	case *PostgresNodeState:
+		*v = PostgresNodeState{}
+		v.readAvro(r)
+	case *PromotionEvidence:
+		*v = PromotionEvidence{}
+		v.readAvro(r)
+	case *PromotePostgres:
+		*v = PromotePostgres{}
+		v.readAvro(r)
+	case *ReinitializeNode:
+		*v = ReinitializeNode{}
+		v.readAvro(r)
+	case *ReinstatePrimary:
+		*v = ReinstatePrimary{}
+		v.readAvro(r)
+	case *ResourceForgotten:
+		*v = ResourceForgotten{}
+		v.readAvro(r)
+	case *RestartNode:
+		*v = RestartNode{}
+		v.readAvro(r)
+	case *RestartPostgres:
+		*v = RestartPostgres{}
+		v.readAvro(r)
+	case *ShutdownCluster:
+		*v = ShutdownCluster{}
+		v.readAvro(r)
+	case *StartCluster:
+		*v = StartCluster{}
+		v.readAvro(r)
+	case *StartPostgres:
+		*v = StartPostgres{}
+		v.readAvro(r)
+	case *StopPostgres:
+		*v = StopPostgres{}
+		v.readAvro(r)
+	case *StreamTicked:
+		*v = StreamTicked{}
+		v.readAvro(r)
+	case *SwitchoverCluster:
+		*v = SwitchoverCluster{}
+		v.readAvro(r)
+	case *WorkflowEvent:
+		*v = WorkflowEvent{}
+		v.readAvro(r)
+	case *Workflow:
+		*v = Workflow{}
+		v.readAvro(r)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"hash"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/IBM/sarama"
@@ -54,9 +55,12 @@ func run(broker, group, input, output, dir string) error {
 	if err != nil {
 		return err
 	}
+	folders := sync.Pool{New: func() any { return workload.NewFolder(avro) }} // partitions are folded at the same time
 	fold := func(c goka.Context, message any) {
 		before, _ := c.Value().([]byte) // nil for a new key
-		state, err := workload.Fold(avro, before, message.([]byte))
+		folder := folders.Get().(*workload.Folder)
+		defer folders.Put(folder)
+		state, err := folder.Fold(before, message.([]byte))
 		if err != nil {
 			c.Fail(err)
 		}

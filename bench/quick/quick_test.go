@@ -90,10 +90,10 @@ func TestFold(t *testing.T) {
 		}
 		inputs[i], keys[i] = value, o.Number
 	}
-	states := make([][]byte, 1000)
+	states, folder := make([][]byte, 1000), workload.NewFolder(codec)
 	pass := func() {
 		for i, value := range inputs {
-			if states[keys[i]], err = workload.Fold(codec, states[keys[i]], value); err != nil {
+			if states[keys[i]], err = folder.Fold(states[keys[i]], value); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/regent-infra/regent/bench/workload"
-	"github.com/regent-infra/regent/internal/avrocodec"
 	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/internal/stream"
 )
@@ -27,13 +26,13 @@ func Definition(input, output string) (stream.Definition, error) {
 		DeadLetter: func(rec *record.Record, reason string, cause error) (record.Record, error) {
 			return record.Record{}, fmt.Errorf("record %s/%d@%d of the benchmark cannot be processed: %s: %w", rec.Topic, rec.Partition, rec.Offset, reason, cause)
 		},
-		NewMachine: func(int32) stream.Machine { return &machine{codec: codec, output: output} },
+		NewMachine: func(int32) stream.Machine { return &machine{folder: workload.NewFolder(codec), output: output} },
 	}, nil
 }
 
 // machine keeps the running totals per key.
 type machine struct {
-	codec  *avrocodec.Codec
+	folder *workload.Folder
 	output string
 }
 
@@ -43,7 +42,7 @@ func (m *machine) Process(task stream.Task, rec *record.Record) error {
 	if err != nil {
 		return err
 	}
-	state, err := workload.Fold(m.codec, before, rec.Value)
+	state, err := m.folder.Fold(before, rec.Value)
 	if err != nil {
 		return err
 	}

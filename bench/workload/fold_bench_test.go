@@ -23,11 +23,11 @@ func BenchmarkFold(b *testing.B) {
 		}
 		inputs[i], numbers[i] = value, o.Number
 	}
-	states := make([][]byte, 100)
+	states, folder := make([][]byte, 100), NewFolder(codec)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		at := i % len(inputs)
-		if states[numbers[at]], err = Fold(codec, states[numbers[at]], inputs[at]); err != nil {
+		if states[numbers[at]], err = folder.Fold(states[numbers[at]], inputs[at]); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -18,13 +18,13 @@ func run(t *testing.T, see func(i int, key string, input, value []byte)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	states := map[string][]byte{}
+	states, folder := map[string][]byte{}, NewFolder(codec)
 	for i := range spec().Records {
 		o, value, err := s.Next(nil, time.UnixMicro(1_700_000_000_000_000))
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := Fold(codec, states[o.Key], value)
+		out, err := folder.Fold(states[o.Key], value)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,19 +39,20 @@ type readBranch struct {
 
 // Decode implements [event.Codec].
 func (c *Codec) Decode(topic string, value []byte) (e *event.Event, err error) {
-	return c.decode(topic, value, true)
+	return c.decode(topic, value, true, nil)
 }
 
 // DecodeHeader reads only the header, for routing: the payload's bytes are neither read nor checked.
 func (c *Codec) DecodeHeader(topic string, value []byte) (*schemas.EnvelopeHeader, error) {
-	e, err := c.decode(topic, value, false)
+	e, err := c.decode(topic, value, false, nil)
 	if err != nil {
 		return nil, err
 	}
 	return &e.EnvelopeHeader, nil
 }
 
-func (c *Codec) decode(topic string, value []byte, payload bool) (e *event.Event, err error) {
+// decode reads a value into memory of its own, or into that of a decoder.
+func (c *Codec) decode(topic string, value []byte, payload bool, into *decoder) (e *event.Event, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			e, err = nil, undecodable("the Avro decoder gave up: %v", r)
@@ -84,7 +85,7 @@ func (c *Codec) decode(topic string, value []byte, payload bool) (e *event.Event
 		}
 		p = t.own
 	}
-	return p.read(body, payload)
+	return p.read(body, payload, into)
 }
 
 // splitFrame takes Confluent's framing off a value.
@@ -103,11 +104,11 @@ func splitFrame(value []byte) (id int32, body []byte, err error) {
 }
 
 // read decodes a body of our shape.
-func (p *plan) read(body []byte, payload bool) (*event.Event, error) {
+func (p *plan) read(body []byte, payload bool, into *decoder) (*event.Event, error) {
 	var r schemas.Reader
 	var header schemas.EnvelopeHeader
 	if p.header == nil {
-		r.Reset(body)
+		into.share(&r, body)
 		if r.Header(&header); r.Err() != nil {
 			return nil, undecodable("the header: %w", r.Err())
 		}
@@ -117,7 +118,7 @@ func (p *plan) read(body []byte, payload bool) (*event.Event, error) {
 			return nil, undecodable("the header: %w", err)
 		}
 		header = *resolved
-		r.Reset(rest)
+		into.share(&r, rest)
 	}
 	index, n := binary.Varint(r.Rest())
 	if n <= 0 || index < 0 || index >= int64(len(p.branches)) {
@@ -134,7 +135,7 @@ func (p *plan) read(body []byte, payload bool) (*event.Event, error) {
 		return &event.Event{EnvelopeHeader: header}, nil
 	}
 	r.Skip(n)
-	e, rest, err := b.read(&r)
+	e, rest, err := b.read(&r, into)
 	if err != nil {
 		return nil, undecodable("payload %s: %w", b.name, err)
 	}
@@ -153,14 +154,13 @@ func (p *plan) resolveHeader(body []byte) (*schemas.EnvelopeHeader, []byte, erro
 }
 
 // read decodes the payload into an event without a header and returns how many bytes follow it.
-func (b *readBranch) read(r *schemas.Reader) (e *event.Event, rest int, err error) {
+func (b *readBranch) read(r *schemas.Reader, into *decoder) (e *event.Event, rest int, err error) {
 	if b.schema != nil {
 		e = &event.Event{Payload: schemas.NewRecord(b.name)}
 		left, err := b.schema.Decode(r.Rest(), e.Payload)
 		return e, len(left), err
 	}
-	e, payload := schemas.ReadEvent[event.Event](r, b.number)
-	e.Payload = payload
+	e = into.read(r, b.name, b.number)
 	return e, len(r.Rest()), r.Err()
 }
 

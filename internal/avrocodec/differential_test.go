@@ -29,6 +29,7 @@ import (
 type both struct {
 	*topicCodec
 	library *plan
+	decoder *decoder
 }
 
 func bothOf(codec *Codec, topic string) both {
@@ -37,7 +38,7 @@ func bothOf(codec *Codec, topic string) both {
 	for name, b := range t.branches {
 		p.branches[b.index] = readBranch{name: name, schema: b.schema}
 	}
-	return both{topicCodec: t, library: p}
+	return both{topicCodec: t, library: p, decoder: &decoder{codec: codec}}
 }
 
 // libraryBody writes an event by the library.
@@ -54,8 +55,12 @@ func libraryBody(t both, e *event.Event) ([]byte, error) {
 func agree(t both, body []byte) error {
 	for _, payload := range []bool{true, false} {
 		given := bytes.Clone(body)
-		ours, oursErr := t.own.read(given, payload)
-		theirs, theirsErr := t.library.read(body, payload)
+		ours, oursErr := t.own.read(given, payload, nil)
+		theirs, theirsErr := t.library.read(body, payload, nil)
+		shared, sharedErr := t.own.read(body, payload, t.decoder)
+		if fmt.Sprint(sharedErr) != fmt.Sprint(oursErr) || oursErr == nil && exactly(shared) != exactly(ours) {
+			return fmt.Errorf("% x: a decoder reads something else than the codec: %s instead of %s", body, fmt.Sprint(sharedErr), fmt.Sprint(oursErr))
+		}
 		if (oursErr == nil) != (theirsErr == nil) {
 			return fmt.Errorf("% x: the generated code says %s, the library %s", body, fmt.Sprint(oursErr), fmt.Sprint(theirsErr))
 		}
@@ -459,7 +464,7 @@ func TestSmallBlocksTakeLittleMemory(t *testing.T) { // not parallel: it measure
 	const n = 100_000
 	body = slices.Concat(body[:at], bytes.Repeat(item, n), body[at+len(item):])
 	grown := allocated(func() {
-		got, err := tc.own.read(body, true)
+		got, err := tc.own.read(body, true, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,6 +31,18 @@ type Codec interface {
 	// Decode reads wire bytes of the topic. A [*DecodeError] is permanent: the bytes can never be read. Any other error is
 	// transient, such as a registry that does not answer.
 	Decode(topic string, value []byte) (*Event, error)
+	// NewDecoder returns what reads one event after the other into the same memory.
+	NewDecoder() Decoder
+}
+
+// Decoder reads events as [Codec.Decode] does, but into memory that it uses again, and its texts are the bytes that they were read from. It is for
+// whoever looks at one event after the other and keeps none of them, such as a fold that goes through millions.
+//
+// An event, and all that hangs on it, is valid until the next one is decoded, and only as long as the bytes are not changed. A text of it that
+// is to be kept must be cloned, or it keeps all of the bytes that surround it. A Decoder must not be used by two goroutines at a time.
+type Decoder interface {
+	// Decode reads wire bytes of the topic. Its errors are those of [Codec.Decode].
+	Decode(topic string, value []byte) (*Event, error)
 }
 
 // DecodeError says that bytes can never be read as an event of their topic.

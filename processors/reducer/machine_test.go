@@ -144,6 +144,8 @@ func (c *brokenCodec) Encode(topic string, e *event.Event) ([]byte, error) {
 	return c.Codec.Encode(topic, e)
 }
 
+func (c *brokenCodec) NewDecoder() event.Decoder { return c }
+
 func (c *brokenCodec) Decode(topic string, value []byte) (*event.Event, error) {
 	if c.decode != nil {
 		if err := c.decode(topic); err != nil {

@@ -59,7 +59,9 @@ type postgresMachine struct {
 
 	views     viewCache
 	addresses map[string]address
-	silence   *fold.Silence
+	// beats reads heartbeats: nothing of them is kept.
+	beats   event.Decoder
+	silence *fold.Silence
 	// tookOver: the table has been read for nodes that were alive, and for guards.
 	tookOver bool
 	// rechecked is the append time of the last comparison of silent nodes with the table.
@@ -82,6 +84,7 @@ func newPostgresMachine(config *Config) *postgresMachine {
 		state:        topics.State(event.KindPostgres),
 		views:        newViewCache(config.Codec, topics.State(event.KindPostgres)),
 		addresses:    map[string]address{},
+		beats:        config.Codec.NewDecoder(),
 		silence:      fold.NewSilence(),
 	}
 }
@@ -250,7 +253,7 @@ func (m *postgresMachine) beat(task stream.Task, rec *record.Record) error {
 	if rec.Tombstone() {
 		return poison(reasonMalformed, "a heartbeat cannot be deleted: this topic holds no values per key")
 	}
-	e, err := m.config.Codec.Decode(rec.Topic, rec.Value)
+	e, err := m.beats.Decode(rec.Topic, rec.Value)
 	if err != nil {
 		return undecodable(err)
 	}
@@ -263,13 +266,14 @@ func (m *postgresMachine) beat(task stream.Task, rec *record.Record) error {
 		}
 		suspects = m.silence.Pass(rec.Timestamp)
 	case *schemas.NodeHeartbeat:
-		if _, err := m.address(rec, &e.EnvelopeHeader); err != nil {
+		a, err := m.address(rec, &e.EnvelopeHeader)
+		if err != nil {
 			return err
 		}
 		if err := m.takeOver(task); err != nil {
 			return err
 		}
-		beaten = e.Resource
+		beaten = string(a.resource)
 		suspects = m.silence.Beat(rec.Timestamp, beaten, p.IntervalMs, p.SuspectAfterMs)
 	default:
 		return poison(reasonMalformed, "the payload is %s, expected NodeHeartbeat or StreamTicked", e.Type)

@@ -397,5 +397,10 @@ func (w *codecWriter) dispatch(ordered []definition) {
 	for i, name := range records {
 		w.line("case %d:\nv := new(pair[E, %s])\nv.record.readAvro(r)\nreturn &v.event, &v.record", i, name)
 	}
-	w.line("}\nreturn nil, nil\n}")
+	w.line("}\nreturn nil, nil\n}\n")
+	w.line("// ReadInto reads a record into v, a pointer to its generated type, and leaves nothing of what was there.\nfunc ReadInto(r *Reader, v any) {\nswitch v := v.(type) {")
+	for _, name := range records {
+		w.line("case *%[1]s:\n*v = %[1]s{}\nv.readAvro(r)", name)
+	}
+	w.line("}\n}")
 }
