@@ -20,7 +20,7 @@ func Definition(input, output string) (stream.Definition, error) {
 	}
 	return stream.Definition{
 		Name:      "bench",
-		Inputs:    []stream.Input{{Topic: input}},
+		Inputs:    []stream.Input{{Topic: input, Looks: table}},
 		Changelog: output,
 		Tables:    []stream.Table{{Name: table, Source: output}},
 		DeadLetter: func(rec *record.Record, reason string, cause error) (record.Record, error) {

@@ -2,17 +2,17 @@ package stream
 
 import "sync"
 
-// entryOverhead is what an entry costs beside its bytes, about: itself, its slots in the map and in the ring, what allocations are
-// rounded up to.
-const entryOverhead = 144
+// entryOverhead is what an entry costs beside its bytes, about: itself, its places in the directory, what allocations are rounded up to.
+const entryOverhead = 128
 
 // entry is one key of one table in memory. What is written to the store later has its only copy here, so an entry that is dirty or
 // being flushed stays until it is clean again.
 type entry struct {
 	key   string
 	value []byte // committed; nil says that the key is absent. Valid if known.
-	owner *table
-	slot  int32 // in the cache's ring
+	owner *table // nil: nobody's, to be used again
+	// number is the place in the cache, hash that of the key in the owner's directory.
+	number, hash uint32
 	// pending is, for each of the owner's layers, 1 + the index in it; 0 if its transaction has not written the key.
 	pending [2]int32
 	known   bool // value is what is committed; false for a key that was written without being read
@@ -30,25 +30,49 @@ func (e *entry) pinned() bool { return e.dirty || e.flushing || e.pending != [2]
 // flusher bounds them); of the others those go first that were not used for a while, by the clock algorithm: it needs one bit
 // where a list of the least recently used needs six pointer writes for each access.
 //
-// The cycle's goroutine is the only one that changes it, with mu held; others read with mu held. The bytes of values are immutable.
+// Entries lie in blocks, which are kept and used again: a garbage collector has few objects to look at, and a directory says in four bytes which
+// entry it means. A pointer to an entry is good until it is removed, which no pinned one is.
+//
+// The cycle's goroutine, or the ones that fold for it, are the only ones that change it, with mu held; others read with mu held. The bytes of values
+// are immutable.
 type cache struct {
 	mu     sync.Mutex
 	budget int
 	used   int
-	ring   []*entry
-	hand   int
+	blocks []*[blockEntries]entry
+	made   uint32   // as many entries were ever made
+	free   []uint32 // those of them that are nobody's
+	hand   uint32
 }
 
-// sweep bounds the steps of the hand for each entry that is added, in case most of the ring is pinned.
+// blockEntries is how many entries are allocated at once.
+const blockEntries = 512
+
+// sweep bounds the steps of the hand for each entry that is added, in case most entries are pinned.
 const sweep = 32
 
 func newCache(budget int) *cache { return &cache{budget: budget} }
 
+// at returns the entry of a number.
+func (c *cache) at(number uint32) *entry {
+	return &c.blocks[number/blockEntries][number%blockEntries]
+}
+
 // add makes an entry for a key that its table does not have yet.
-func (c *cache) add(owner *table, key string) *entry {
-	e := &entry{key: key, owner: owner, slot: int32(len(c.ring))} //nolint:gosec // bounded by memory
-	owner.entries[key] = e
-	c.ring = append(c.ring, e)
+func (c *cache) add(owner *table, key string, hash uint32) *entry {
+	var number uint32
+	if last := len(c.free) - 1; last >= 0 {
+		number, c.free = c.free[last], c.free[:last]
+	} else {
+		number = c.made
+		c.made++
+		if int(number)/blockEntries == len(c.blocks) {
+			c.blocks = append(c.blocks, new([blockEntries]entry))
+		}
+	}
+	e := c.at(number)
+	*e = entry{key: key, owner: owner, number: number, hash: hash}
+	owner.entries.insert(hash, number)
 	c.used += e.size()
 	return e
 }
@@ -59,45 +83,47 @@ func (c *cache) assign(e *entry, value []byte) {
 	e.value, e.known = value, true
 }
 
-// evict lets the hand go round until the budget is kept, or it has seen enough for this time.
-func (c *cache) evict() {
-	for steps := 0; c.used > c.budget && steps < sweep && len(c.ring) > 0; steps++ {
-		if c.hand >= len(c.ring) {
+// evict lets the hand go round until the budget is kept, or it has seen enough for this time. It leaves the entry alone that was added last.
+func (c *cache) evict(last *entry) {
+	for steps := 0; c.used > c.budget && steps < sweep && c.made > 0; steps++ {
+		if c.hand >= c.made {
 			c.hand = 0
 		}
-		switch e := c.ring[c.hand]; {
-		case e.pinned():
-			c.hand++
+		switch e := c.at(c.hand); {
+		case e.owner == nil || e == last || e.pinned():
 		case e.visited:
 			e.visited = false
-			c.hand++
 		default:
-			c.remove(e) // the ring's last takes its slot, and must not be next: it is the newest
-			c.hand++
+			c.remove(e)
 		}
+		c.hand++
 	}
 }
 
 func (c *cache) remove(e *entry) {
-	last := len(c.ring) - 1
-	moved := c.ring[last]
-	c.ring[e.slot], moved.slot = moved, e.slot
-	c.ring[last] = nil
-	c.ring = c.ring[:last]
-	delete(e.owner.entries, e.key)
+	e.owner.entries.remove(e.hash, e.number)
 	if e.owner.last == e {
 		e.owner.last = nil
 	}
-	c.used -= e.size()
+	c.release(e)
 }
 
-// purge drops everything of one table.
+// release makes an entry nobody's.
+func (c *cache) release(e *entry) {
+	c.used -= e.size()
+	c.free = append(c.free, e.number)
+	*e = entry{number: e.number}
+}
+
+// purge drops everything of one table. None of it may be on its way to the store.
 func (c *cache) purge(owner *table) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range owner.entries {
-		c.remove(e)
+	for number := range owner.entries.all {
+		c.release(c.at(number))
 	}
+	owner.entries.reset()
+	owner.last = nil
 	owner.layers = [2][]write{}
 	owner.dirty, owner.flushing, owner.index = nil, nil, nil
 }

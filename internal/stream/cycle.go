@@ -175,6 +175,7 @@ type part struct {
 	in   *input
 	recs []record.Record
 	high time.Time // the highest time seen in it
+	near int       // how many of recs were approached
 }
 
 // deal sorts a batch by task.
@@ -203,6 +204,7 @@ func (s *share) each(fn func(in *input, rec *record.Record) error) error {
 	if len(s.parts) == 1 {
 		p := &s.parts[0]
 		for i := range p.recs {
+			p.approach(i)
 			if err := fn(p.in, &p.recs[i]); err != nil {
 				return err
 			}
@@ -222,12 +224,24 @@ func (s *share) each(fn func(in *input, rec *record.Record) error) error {
 		if first == nil {
 			return nil
 		}
+		first.approach(0)
 		rec := &first.recs[0]
 		first.recs = first.recs[1:]
 		first.advance()
 		if err := fn(first.in, rec); err != nil {
 			return err
 		}
+	}
+}
+
+// approach brings near what the records from i on are going to need, unless that was done when an earlier one was at hand.
+func (p *part) approach(i int) {
+	if p.in.near == nil {
+		return
+	}
+	if p.near--; p.near < 0 {
+		p.in.near.approach(p.recs[i:])
+		p.near = strides - 1
 	}
 }
 

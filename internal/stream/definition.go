@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -97,6 +98,9 @@ func (d *Definition) validateTables(fault func(string, ...any)) {
 	for _, in := range d.Inputs {
 		if in.Table != "" && !names[in.Table] {
 			fault("input %q names the table %q, which is not declared", in.Topic, in.Table)
+		}
+		if in.Looks != "" && !names[in.Looks] {
+			fault("input %q is looked up in the table %q, which is not declared", in.Topic, in.Looks)
 		}
 	}
 }
@@ -195,4 +199,23 @@ func (d *Definition) changelogTable() string {
 		}
 	}
 	return ""
+}
+
+// tableOf returns the table that is kept of an input; empty if none.
+func (d *Definition) tableOf(topic string) string {
+	return d.input(topic).Table
+}
+
+// nearOf returns the table in which most keys of a topic are looked up, or "".
+func (d *Definition) nearOf(topic string) string {
+	in := d.input(topic)
+	return cmp.Or(in.Looks, in.Table)
+}
+
+// input returns what is declared of an input; nothing of a topic that is none.
+func (d *Definition) input(topic string) Input {
+	if i := slices.IndexFunc(d.Inputs, func(in Input) bool { return in.Topic == topic }); i >= 0 {
+		return d.Inputs[i]
+	}
+	return Input{}
 }

@@ -43,6 +43,9 @@ type Input struct {
 	// Table, where set, names the table that keeps the latest value per key of this compacted full-value topic. The runtime
 	// upserts the record (or deletes on a tombstone) before the machine sees it.
 	Table string
+	// Looks, where set, names the table in which the machine looks up the record's key, for most records at least: the runtime brings its
+	// entries near beforehand. It is a hint, and changes no result.
+	Looks string
 }
 
 // Table is a key-value view of one redo source: the latest value per record key of the changelog or of one input.

@@ -290,7 +290,7 @@ func (w *worker) build(ev evidence, pl plan, end int64) (*task, error) {
 	for tp, in := range ev.inputs {
 		offset := max(pl.offsets[tp], w.origins[tp])
 		t.inputs[tp] = &input{
-			topicPartition: tp, topicID: in.info.ID, table: t.tables[in.table],
+			topicPartition: tp, topicID: in.info.ID, table: t.tables[in.table], near: t.tables[r.def.nearOf(tp.Topic)],
 			committed: offset, next: offset, high: max(in.marks.High, offset), target: in.marks.High,
 		}
 	}

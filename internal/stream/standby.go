@@ -81,15 +81,6 @@ func (d *Definition) reach(p *Position) int64 {
 	return sum
 }
 
-// tableOf returns the table that is kept of an input; empty if none.
-func (d *Definition) tableOf(topic string) string {
-	i := slices.IndexFunc(d.Inputs, func(in Input) bool { return in.Topic == topic })
-	if i < 0 {
-		return ""
-	}
-	return d.Inputs[i].Table
-}
-
 // run brings the copies forward until ctx ends.
 func (s *standbys) run(ctx context.Context, session Session, topics map[string]TopicInfo) {
 	s.loop.Go(func() {

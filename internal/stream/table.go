@@ -9,6 +9,7 @@ import (
 
 	"github.com/RaduBerinde/btreemap"
 
+	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/statestore"
 )
 
@@ -28,7 +29,8 @@ type table struct {
 	cache  *cache
 
 	// The rest is changed by the cycle's goroutine with the cache's lock held.
-	entries map[string]*entry
+	entries directory
+	sum     uint32 // see approach
 	last    *entry // the one that get has returned last: what is read is mostly written next
 	// layers are what the open transaction has written (layers[current]) and the one that is ending. Sealing turns them round.
 	layers   [2][]write
@@ -49,11 +51,10 @@ type index = btreemap.BTreeMap[string, *entry]
 
 func newTable(processor, name string, task int32, store statestore.Store, c *cache) *table {
 	return &table{
-		name:    name,
-		prefix:  statestore.PartitionPrefix(storeName(processor, name), task),
-		store:   store,
-		cache:   c,
-		entries: map[string]*entry{},
+		name:   name,
+		prefix: statestore.PartitionPrefix(storeName(processor, name), task),
+		store:  store,
+		cache:  c,
 	}
 }
 
@@ -66,7 +67,8 @@ func (t *table) get(key []byte) ([]byte, error) {
 	c := t.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := t.find(key)
+	hash := hashOf(key)
+	e := t.find(key, hash)
 	if e != nil {
 		e.visited = true
 		if v, ok := t.seen(e); ok {
@@ -78,21 +80,81 @@ func (t *table) get(key []byte) ([]byte, error) {
 		return nil, err
 	}
 	if e == nil {
-		e = c.add(t, string(key))
+		e = c.add(t, string(key), hash)
 	}
 	t.last = e
 	c.assign(e, v)
-	c.evict()
+	c.evict(e)
 	return v, nil
 }
 
-// find returns the entry of a key, if there is one.
-func (t *table) find(key []byte) *entry {
-	if t.last != nil && t.last.key == string(key) {
-		return t.last
+// find returns the entry of a key with its hash, if there is one.
+func (t *table) find(key []byte, hash uint32) *entry {
+	if t.last == nil || t.last.hash != hash || t.last.key != string(key) {
+		t.last = t.lookup(key, hash)
 	}
-	t.last = t.entries[string(key)]
 	return t.last
+}
+
+// lookup is find for those who leave no trace.
+func (t *table) lookup(key []byte, hash uint32) *entry {
+	d := &t.entries
+	if len(d.places) == 0 {
+		return nil
+	}
+	for i := d.first(hash); d.places[i].ref != 0; i = d.next(i) {
+		if d.places[i].hash == hash {
+			if e := t.cache.at(d.places[i].ref - 1); e.key == string(key) {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+// strides are how many records are approached at a time.
+const strides = 16
+
+// approach touches what lookups of some keys are going to touch: their places, their entries, their values. With many keys each of these is a wait for the
+// memory; here the waits for all records pass at the same time, for none depends on another's. It changes nothing but a sum that keeps the
+// compiler from leaving it out.
+func (t *table) approach(recs []record.Record) {
+	c := t.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := &t.entries
+	if len(d.places) == 0 {
+		return
+	}
+	recs = recs[:min(strides, len(recs))]
+	var hashes [strides]uint32
+	for i := range recs {
+		hashes[i] = hashOf(recs[i].Key)
+		t.sum += d.places[d.first(hashes[i])].hash
+	}
+	var entries [strides]*entry
+	for i, hash := range hashes[:len(recs)] {
+		j := d.first(hash)
+		for d.places[j].ref != 0 && d.places[j].hash != hash {
+			j = d.next(j)
+		}
+		if ref := d.places[j].ref; ref != 0 {
+			entries[i] = c.at(ref - 1)
+			t.sum += entries[i].hash
+		}
+	}
+	const pair = 128 // two lines of memory, which come together
+	for _, e := range entries[:len(recs)] {
+		if e == nil {
+			continue
+		}
+		for at := 0; at < min(len(e.value), 4*pair); at += pair {
+			t.sum += uint32(e.value[at])
+		}
+		if len(e.key) > 0 {
+			t.sum += uint32(e.key[0])
+		}
+	}
 }
 
 // seen returns what the machine sees in an entry; ok is false if only the store knows.
@@ -121,7 +183,7 @@ func (t *table) stored(key string) ([]byte, error) {
 // committed returns the committed value under key. It is safe for concurrent use, and leaves the cache as it is.
 func (t *table) committed(key []byte) ([]byte, error) {
 	t.cache.mu.Lock()
-	e := t.entries[string(key)]
+	e := t.lookup(key, hashOf(key))
 	if e != nil && e.known {
 		defer t.cache.mu.Unlock()
 		return e.value, nil
@@ -141,9 +203,10 @@ func (t *table) put(key, value []byte) undo {
 	c := t.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := t.find(key)
+	hash := hashOf(key)
+	e := t.find(key, hash)
 	if e == nil {
-		e = c.add(t, string(key))
+		e = c.add(t, string(key), hash)
 	}
 	e.visited = true
 	layer := &t.layers[t.current]
@@ -158,7 +221,7 @@ func (t *table) put(key, value []byte) undo {
 	}
 	*layer = append(*layer, write{e, value})
 	e.pending[t.current] = int32(len(*layer)) //nolint:gosec // a transaction has fewer
-	c.evict()
+	c.evict(e)
 	return undo{write: write{entry: e}}
 }
 

@@ -95,9 +95,13 @@ func compare(t *rapid.T, tb *table, seen, kept map[string]string) {
 // checkCache holds the cache's books against its entries, and its budget against those that may go.
 func checkCache(t *rapid.T, c *cache) {
 	used, loose := 0, 0
-	for i, e := range c.ring {
-		if int(e.slot) != i || e.owner.entries[e.key] != e {
-			t.Fatalf("entry %q: slot %d is not %d, or the table has another one", e.key, e.slot, i)
+	inUse := entriesOf(c)
+	if len(inUse)+len(c.free) != int(c.made) {
+		t.Fatalf("%d entries are in use and %d free, %d were made", len(inUse), len(c.free), c.made)
+	}
+	for _, e := range inUse {
+		if found := e.owner.lookup([]byte(e.key), hashOf([]byte(e.key))); found != e {
+			t.Fatalf("entry %q: the table has another one, or none: %v", e.key, found)
 		}
 		if !e.known && !e.pinned() {
 			t.Fatalf("entry %q says nothing", e.key)
@@ -110,17 +114,28 @@ func checkCache(t *rapid.T, c *cache) {
 	if c.used != used {
 		t.Fatalf("the cache says that it holds %d bytes, its entries have %d", c.used, used)
 	}
-	c.evict()
-	if c.used > c.budget && loose > 0 && len(c.ring) <= sweep/2 {
+	c.evict(nil)
+	if c.used > c.budget && loose > 0 && c.made <= sweep/2 {
 		for range 2 { // the hand passes everybody twice
-			c.evict()
+			c.evict(nil)
 		}
-		for _, e := range c.ring {
+		for _, e := range entriesOf(c) {
 			if !e.pinned() && c.used > c.budget {
 				t.Fatalf("the cache holds %d bytes, its budget is %d, and %q could go", c.used, c.budget, e.key)
 			}
 		}
 	}
+}
+
+// entriesOf returns the entries that are somebody's.
+func entriesOf(c *cache) []*entry {
+	var out []*entry
+	for n := range c.made {
+		if e := c.at(n); e.owner != nil {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 func TestCachePurgeGivesTheMemoryBack(t *testing.T) {
@@ -137,11 +152,11 @@ func TestCachePurgeGivesTheMemoryBack(t *testing.T) {
 	a.seal()
 	a.commit()
 	c.purge(a)
-	if len(a.entries) != 0 || len(b.entries) != 20 {
-		t.Fatalf("after the purge: %d and %d entries", len(a.entries), len(b.entries))
+	if a.entries.used != 0 || b.entries.used != 20 {
+		t.Fatalf("after the purge: %d and %d entries", a.entries.used, b.entries.used)
 	}
 	c.purge(b)
-	if c.used != 0 || len(c.ring) != 0 {
+	if c.used != 0 || len(entriesOf(c)) != 0 {
 		t.Fatalf("an empty cache holds %d bytes", c.used)
 	}
 }
@@ -156,7 +171,7 @@ func TestCacheKeepsWhatIsInUse(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if tb.entries["hot"] == nil {
+		if tb.lookup([]byte("hot"), hashOf([]byte("hot"))) == nil {
 			t.Fatalf("the hot key was evicted in round %d", i)
 		}
 	}

@@ -49,6 +49,8 @@ type input struct {
 	topicPartition
 	topicID [16]byte
 	table   *table
+	// near is where its keys are looked up, if that is known.
+	near *table
 	// committed is the next offset as of the last commit, next as of the last folded record.
 	committed, next int64
 	// high is the last known high watermark, target the one taken after the assignment.
