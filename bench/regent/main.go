@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/regent-infra/regent/bench/totals"
+	"github.com/regent-infra/regent/internal/clock"
+	"github.com/regent-infra/regent/internal/gcpace"
 	"github.com/regent-infra/regent/internal/kafka"
 	"github.com/regent-infra/regent/internal/stream"
 	"github.com/regent-infra/regent/statestore/pebblestore"
@@ -40,7 +42,7 @@ func main() {
 	flag.StringVar(&f.compression, "compression", "none", "compression of the output")
 	flag.IntVar(&f.cacheMB, "cache", 0, "the runtime's cache, MiB; 0 means its default")
 	flag.IntVar(&f.storeCacheMB, "store-cache", 0, "the store's cache of blocks, MiB; 0 means its default")
-	flag.IntVar(&f.gcPercent, "gc", 100, "how much the heap may grow between two collections, per cent of what is in use")
+	flag.IntVar(&f.gcPercent, "gc", 0, "how much the heap may grow between two collections, per cent of what is in use; 0 means as in production")
 	flag.StringVar(&f.profiles, "profiles", "", "directory for profiles of processor time and memory; empty means none")
 	flag.BoolVar(&f.rebuild, "rebuild", false, "materialise the state from the output topic, print a report as JSON, and end")
 	flag.Parse()
@@ -53,7 +55,11 @@ func main() {
 func run(f flags) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	debug.SetGCPercent(f.gcPercent)
+	if f.gcPercent > 0 {
+		debug.SetGCPercent(f.gcPercent)
+	} else {
+		gcpace.Start(clock.System{}.Now)
+	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	profiled, err := profile(f.profiles)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/regent-infra/regent/internal/clock"
+	"github.com/regent-infra/regent/internal/gcpace"
 	"github.com/regent-infra/regent/internal/lifecycle"
 )
 
@@ -18,6 +19,7 @@ import (
 var version string
 
 func main() {
+	gcpace.Start(clock.System{}.Now)
 	ctx, stop := lifecycle.Signals(context.Background(), func(s os.Signal) {
 		fmt.Fprintf(os.Stderr, "regent: second %s: ending at once\n", s)
 		os.Exit(exitFailed)

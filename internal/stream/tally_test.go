@@ -98,7 +98,7 @@ func definition() stream.Definition {
 	return stream.Definition{
 		Name:        "test.tally",
 		FoldVersion: 1,
-		Inputs:      []stream.Input{{Topic: factsTopic}},
+		Inputs:      []stream.Input{{Topic: factsTopic, Looks: tallyTable}},
 		Changelog:   stateTopic,
 		Outputs:     []string{sideTopic, deadTopic},
 		Tables:      []stream.Table{{Name: tallyTable, Source: stateTopic}},
