@@ -65,7 +65,7 @@ var contenders = []*contender{
 	},
 	{
 		name: "regent-1g", about: "the same with a larger cache, for about 1 GiB resident", program: programRegent,
-		settings: fixed("-cache", "448", "-store-cache", "16", "-gc", "60"),
+		settings: fixed("-cache", "384", "-store-cache", "16", "-gc", "70"),
 	},
 	{
 		name: "streams", about: "Kafka Streams, its defaults: exactly once, RocksDB, one thread", program: programStreams,

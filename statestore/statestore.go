@@ -106,6 +106,9 @@ type Batch struct {
 	bytes int
 }
 
+// Grow makes room for n more operations.
+func (b *Batch) Grow(n int) { b.ops = slices.Grow(b.ops, n) }
+
 // Put sets the value under key. A nil value is stored as an empty one.
 func (b *Batch) Put(key, value []byte) {
 	if value == nil {

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type scanner struct {
 
 	leader int32
 	id     [16]byte
+	bytes  int32 // of one fetch at most, but for its first batch; 0 means scanBytes
 }
 
 const (
@@ -43,7 +45,7 @@ func (s *session) Scan(ctx context.Context, tp record.TopicPartition, from, to i
 func (s *session) Probe(ctx context.Context, tp record.TopicPartition, from int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.log.config.RequestTimeout)
 	defer cancel()
-	sc := scanner{config: s.log.config, client: s.member, admin: s.admin, tp: tp, leader: -1}
+	sc := scanner{config: s.log.config, client: s.member, admin: s.admin, tp: tp, leader: -1, bytes: 1} // a batch, if there is one
 	c, err := sc.fetch(ctx, from, 0)
 	if err != nil {
 		return 0, err
@@ -204,13 +206,14 @@ func (s *scanner) ask(ctx context.Context, from int64, wait time.Duration, isola
 		return nil, err
 	}
 	req := kmsg.NewPtrFetchRequest()
+	most := cmp.Or(s.bytes, scanBytes)
 	req.ReplicaID, req.IsolationLevel = -1, isolation
-	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(wait.Milliseconds()), 1, scanBytes //nolint:gosec // far below the limit
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(wait.Milliseconds()), 1, most //nolint:gosec // far below the limit
 	req.SessionEpoch = -1
 	rt := kmsg.NewFetchRequestTopic()
 	rt.Topic, rt.TopicID = s.tp.Topic, s.id
 	rp := kmsg.NewFetchRequestTopicPartition()
-	rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = s.tp.Partition, from, scanBytes
+	rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = s.tp.Partition, from, most
 	rp.CurrentLeaderEpoch, rp.LastFetchedEpoch, rp.LogStartOffset = -1, -1, -1
 	rt.Partitions = append(rt.Partitions, rp)
 	req.Topics = append(req.Topics, rt)

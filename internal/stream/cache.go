@@ -1,14 +1,17 @@
 package stream
 
-import "sync"
+import (
+	"sync"
+	"unsafe"
+)
 
-// entryOverhead is what an entry costs beside its bytes, about: itself, its places in the directory, what allocations are rounded up to.
-const entryOverhead = 128
+// entryOverhead is what an entry costs beside its value, about: itself with its key, its places in the directory, what allocations are rounded
+// up to.
+const entryOverhead = 136
 
 // entry is one key of one table in memory. What is written to the store later has its only copy here, so an entry that is dirty or
 // being flushed stays until it is clean again.
 type entry struct {
-	key   string
 	value []byte // committed; nil says that the key is absent. Valid if known.
 	owner *table // nil: nobody's, to be used again
 	// number is the place in the cache, hash that of the key in the owner's directory.
@@ -19,9 +22,33 @@ type entry struct {
 	visited bool // since the clock's hand was here
 	// dirty: committed, not yet on the way to the store; flushing: being written to it.
 	dirty, flushing bool
+	// The key lies in the entry itself, as most do: nothing for a garbage collector to follow, and near to what is looked at next. One that is too
+	// long lies elsewhere.
+	shortLength uint8
+	short       [shortKey]byte
+	long        string
 }
 
-func (e *entry) size() int { return len(e.key) + len(e.value) + entryOverhead }
+// shortKey is the length up to which a key lies in its entry.
+const shortKey = 40
+
+// key returns the entry's key. It is good as long as the entry is, see [cache]; who keeps it longer must clone it.
+func (e *entry) key() string {
+	if e.long != "" {
+		return e.long
+	}
+	return unsafe.String(&e.short[0], int(e.shortLength))
+}
+
+func (e *entry) setKey(key []byte) {
+	if len(key) > shortKey {
+		e.long = string(key)
+		return
+	}
+	e.shortLength = uint8(copy(e.short[:], key)) //nolint:gosec // shortKey at most
+}
+
+func (e *entry) size() int { return len(e.long) + len(e.value) + entryOverhead }
 
 // pinned reports whether the entry holds what the store does not have.
 func (e *entry) pinned() bool { return e.dirty || e.flushing || e.pending != [2]int32{} }
@@ -59,7 +86,7 @@ func (c *cache) at(number uint32) *entry {
 }
 
 // add makes an entry for a key that its table does not have yet.
-func (c *cache) add(owner *table, key string, hash uint32) *entry {
+func (c *cache) add(owner *table, key []byte, hash uint32) *entry {
 	var number uint32
 	if last := len(c.free) - 1; last >= 0 {
 		number, c.free = c.free[last], c.free[:last]
@@ -71,7 +98,8 @@ func (c *cache) add(owner *table, key string, hash uint32) *entry {
 		}
 	}
 	e := c.at(number)
-	*e = entry{key: key, owner: owner, number: number, hash: hash}
+	*e = entry{owner: owner, number: number, hash: hash}
+	e.setKey(key)
 	owner.entries.insert(hash, number)
 	c.used += e.size()
 	return e
@@ -101,6 +129,9 @@ func (c *cache) evict(last *entry) {
 }
 
 func (c *cache) remove(e *entry) {
+	if e.value != nil {
+		e.owner.complete = false // from now on the store alone knows the key
+	}
 	e.owner.entries.remove(e.hash, e.number)
 	if e.owner.last == e {
 		e.owner.last = nil
@@ -123,7 +154,7 @@ func (c *cache) purge(owner *table) {
 		c.release(c.at(number))
 	}
 	owner.entries.reset()
-	owner.last = nil
+	owner.last, owner.complete = nil, false
 	owner.layers = [2][]write{}
 	owner.dirty, owner.flushing, owner.index = nil, nil, nil
 }

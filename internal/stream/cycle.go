@@ -59,10 +59,8 @@ func (r *Runtime) step(ctx context.Context) error {
 	if err := r.serve(); err != nil {
 		return err
 	}
-	if len(batch.Fetched) == 0 {
-		if err := r.probe(ctx); err != nil {
-			return err
-		}
+	if err := r.maybeProbe(ctx, len(batch.Fetched) > 0); err != nil {
+		return err
 	}
 	r.tick()
 	return nil

@@ -3,6 +3,7 @@ package stream
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/regent-infra/regent/statestore"
@@ -98,8 +99,16 @@ func (r *Runtime) startFlush(now time.Time) {
 
 // appendWrites adds writes of one table to a batch.
 func appendWrites(b *statestore.Batch, writes []write) {
+	size := 0
 	for _, w := range writes {
-		if key := w.entry.owner.storeKey(w.entry.key); w.value == nil {
+		size += len(w.entry.owner.prefix) + len(w.entry.key())
+	}
+	keys := make([]byte, 0, size) // one allocation for all
+	b.Grow(len(writes))
+	for _, w := range writes {
+		from := len(keys)
+		keys = append(append(keys, w.entry.owner.prefix...), w.entry.key()...)
+		if key := slices.Clip(keys[from:]); w.value == nil {
 			b.Delete(key)
 		} else {
 			b.Put(key, w.value)

@@ -59,7 +59,8 @@ type Options struct {
 
 	// FlushInterval is how often committed state is written to the store. Default 3 s.
 	FlushInterval time.Duration
-	// FlushBytes is how much committed state may wait for the store; twice as much stops polling. Default 64 MiB; at least 1.
+	// FlushBytes is how much committed state may wait for the store; twice as much stops polling. Few large flushes leave the store less to merge
+	// than many small ones. Default half of CacheBytes, but at least 64 MiB; at least 1.
 	FlushBytes int
 	// RestampInterval is how often the position of a task with nothing to write is stamped anew. It must be well below the
 	// changelog's delete.retention.ms, else an idle task is rebuilt at its next start. Default 10 min.
@@ -119,9 +120,9 @@ func (o Options) withDefaults(definition string) Options {
 	o.CommitMaxAge = or(o.CommitMaxAge, DefaultCommitMaxAge)
 	o.PositionInterval = or(o.PositionInterval, DefaultPositionInterval)
 	o.FlushInterval = or(o.FlushInterval, DefaultFlushInterval)
-	o.FlushBytes = or(o.FlushBytes, DefaultFlushBytes)
 	o.RestampInterval = or(o.RestampInterval, DefaultRestampInterval)
 	o.CacheBytes = or(o.CacheBytes, DefaultCacheBytes)
+	o.FlushBytes = or(o.FlushBytes, max(DefaultFlushBytes, o.CacheBytes/2)) // more would be pinned than the cache may hold
 	o.PollRecords = or(o.PollRecords, DefaultPollRecords)
 	o.Workers = or(o.Workers, runtime.GOMAXPROCS(0))
 	o.EndTimeout = or(o.EndTimeout, DefaultEndTimeout)

@@ -285,7 +285,11 @@ func (w *worker) build(ev evidence, pl plan, end int64) (*task, error) {
 		changelog: ev.changelog.ID, out: end, streamTime: pl.streamTime, folded: pl.streamTime,
 	}
 	for _, decl := range r.def.Tables {
-		t.tables[decl.Name] = newTable(r.def.Name, decl.Name, w.id, r.opts.Store, r.cache)
+		tb := newTable(r.def.Name, decl.Name, w.id, r.opts.Store, r.cache)
+		if err := tb.findComplete(); err != nil {
+			return nil, err
+		}
+		t.tables[decl.Name] = tb
 	}
 	for tp, in := range ev.inputs {
 		offset := max(pl.offsets[tp], w.origins[tp])

@@ -33,6 +33,7 @@ type Runtime struct {
 	requests    chan request
 	over        chan struct{} // closed when Run has returned
 	aborts      int           // in a row
+	fetched     time.Time     // when a poll last brought something while a task had not caught up, or a probe was made
 	rewound     bool          // in this step, partitions were set back to their committed positions
 	recoveries  recoveries
 	slots       chan struct{} // bounds the recoveries at work

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -30,8 +31,11 @@ type table struct {
 
 	// The rest is changed by the cycle's goroutine with the cache's lock held.
 	entries directory
-	sum     uint32 // see approach
-	last    *entry // the one that get has returned last: what is read is mostly written next
+	// complete says that there is an entry for every key that the store has, so that it need not be asked for any other: a table that is new, and
+	// has not outgrown the cache.
+	complete bool
+	sum      uint32 // see approach
+	last     *entry // the one that get has returned last: what is read is mostly written next
 	// layers are what the open transaction has written (layers[current]) and the one that is ending. Sealing turns them round.
 	layers   [2][]write
 	current  int
@@ -75,12 +79,15 @@ func (t *table) get(key []byte) ([]byte, error) {
 			return v, nil
 		}
 	}
-	v, err := t.stored(string(key))
-	if err != nil {
-		return nil, err
+	var v []byte
+	if !t.complete {
+		var err error
+		if v, err = t.stored(string(key)); err != nil {
+			return nil, err
+		}
 	}
 	if e == nil {
-		e = c.add(t, string(key), hash)
+		e = c.add(t, key, hash)
 	}
 	t.last = e
 	c.assign(e, v)
@@ -88,9 +95,22 @@ func (t *table) get(key []byte) ([]byte, error) {
 	return v, nil
 }
 
+// findComplete finds out whether the table is complete. The store must have been brought up to date, and nothing read or written here yet.
+func (t *table) findComplete() error {
+	it, err := t.open(nil)
+	if err != nil {
+		return fmt.Errorf("look into table %q: %w", t.name, err)
+	}
+	t.complete = !it.Next()
+	if err := errors.Join(it.Err(), it.Close()); err != nil {
+		return fmt.Errorf("look into table %q: %w", t.name, err)
+	}
+	return nil
+}
+
 // find returns the entry of a key with its hash, if there is one.
 func (t *table) find(key []byte, hash uint32) *entry {
-	if t.last == nil || t.last.hash != hash || t.last.key != string(key) {
+	if t.last == nil || t.last.hash != hash || t.last.key() != string(key) {
 		t.last = t.lookup(key, hash)
 	}
 	return t.last
@@ -104,7 +124,7 @@ func (t *table) lookup(key []byte, hash uint32) *entry {
 	}
 	for i := d.first(hash); d.places[i].ref != 0; i = d.next(i) {
 		if d.places[i].hash == hash {
-			if e := t.cache.at(d.places[i].ref - 1); e.key == string(key) {
+			if e := t.cache.at(d.places[i].ref - 1); e.key() == string(key) {
 				return e
 			}
 		}
@@ -151,9 +171,7 @@ func (t *table) approach(recs []record.Record) {
 		for at := 0; at < min(len(e.value), 4*pair); at += pair {
 			t.sum += uint32(e.value[at])
 		}
-		if len(e.key) > 0 {
-			t.sum += uint32(e.key[0])
-		}
+		t.sum += uint32(e.short[shortKey-1]) // an entry may lie across two lines
 	}
 }
 
@@ -206,7 +224,7 @@ func (t *table) put(key, value []byte) undo {
 	hash := hashOf(key)
 	e := t.find(key, hash)
 	if e == nil {
-		e = c.add(t, string(key), hash)
+		e = c.add(t, key, hash)
 	}
 	e.visited = true
 	layer := &t.layers[t.current]
@@ -217,7 +235,7 @@ func (t *table) put(key, value []byte) undo {
 		return undo{write: before, existed: true}
 	}
 	if t.index != nil && !e.pinned() {
-		t.index.ReplaceOrInsert(e.key, e)
+		t.index.ReplaceOrInsert(strings.Clone(e.key()), e)
 	}
 	*layer = append(*layer, write{e, value})
 	e.pending[t.current] = int32(len(*layer)) //nolint:gosec // a transaction has fewer
@@ -257,7 +275,7 @@ func (t *table) forsake(e *entry, layer int) {
 // unlist takes an entry that holds no more than the store out of the index.
 func (t *table) unlist(e *entry) {
 	if t.index != nil && !e.pinned() {
-		t.index.Delete(e.key)
+		t.index.Delete(e.key())
 	}
 }
 
@@ -278,7 +296,7 @@ func (t *table) commit() (added int) {
 		if e.dirty {
 			added += len(w.value) - len(e.value)
 		} else {
-			added += len(e.key) + len(w.value) + entryOverhead
+			added += len(e.long) + len(w.value) + entryOverhead
 			e.dirty = true
 			t.dirty = append(t.dirty, e)
 		}
@@ -337,9 +355,9 @@ func (t *table) unclean(prefix string, pending bool) []pair {
 	add := func(e *entry) {
 		if pending && e.pinned() {
 			v, _ := t.seen(e)
-			out = append(out, pair{e.key, v})
+			out = append(out, pair{strings.Clone(e.key()), v})
 		} else if e.dirty || e.flushing {
-			out = append(out, pair{e.key, e.value})
+			out = append(out, pair{strings.Clone(e.key()), e.value})
 		}
 	}
 	if t.index != nil {
@@ -353,7 +371,7 @@ func (t *table) unclean(prefix string, pending bool) []pair {
 		return out
 	}
 	for e := range t.pinned() {
-		if strings.HasPrefix(e.key, prefix) {
+		if strings.HasPrefix(e.key(), prefix) {
 			add(e)
 		}
 	}
@@ -368,7 +386,7 @@ func (t *table) order() {
 	}
 	t.index = btreemap.New[string, *entry](32, strings.Compare)
 	for e := range t.pinned() {
-		t.index.ReplaceOrInsert(e.key, e)
+		t.index.ReplaceOrInsert(strings.Clone(e.key()), e)
 	}
 }
 

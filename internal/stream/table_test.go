@@ -19,6 +19,11 @@ func TestTableLayersEqualAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		store := memstore.New()
 		tb := newTable("p", "t", 3, store, newCache(rapid.IntRange(1, 2000).Draw(t, "budget")))
+		if rapid.Bool().Draw(t, "complete") {
+			if err := tb.findComplete(); err != nil || !tb.complete {
+				t.Fatalf("an empty table is complete: %v, %v", tb.complete, err)
+			}
+		}
 		seen, sealed, kept := map[string]string{}, map[string]string{}, map[string]string{}
 		for range rapid.IntRange(1, 40).Draw(t, "operations") {
 			k := rapid.StringMatching(`[ab]{0,3}`).Draw(t, "key")
@@ -100,11 +105,11 @@ func checkCache(t *rapid.T, c *cache) {
 		t.Fatalf("%d entries are in use and %d free, %d were made", len(inUse), len(c.free), c.made)
 	}
 	for _, e := range inUse {
-		if found := e.owner.lookup([]byte(e.key), hashOf([]byte(e.key))); found != e {
-			t.Fatalf("entry %q: the table has another one, or none: %v", e.key, found)
+		if found := e.owner.lookup([]byte(e.key()), hashOf([]byte(e.key()))); found != e {
+			t.Fatalf("entry %q: the table has another one, or none: %v", e.key(), found)
 		}
 		if !e.known && !e.pinned() {
-			t.Fatalf("entry %q says nothing", e.key)
+			t.Fatalf("entry %q says nothing", e.key())
 		}
 		used += e.size()
 		if !e.pinned() {
@@ -121,7 +126,7 @@ func checkCache(t *rapid.T, c *cache) {
 		}
 		for _, e := range entriesOf(c) {
 			if !e.pinned() && c.used > c.budget {
-				t.Fatalf("the cache holds %d bytes, its budget is %d, and %q could go", c.used, c.budget, e.key)
+				t.Fatalf("the cache holds %d bytes, its budget is %d, and %q could go", c.used, c.budget, e.key())
 			}
 		}
 	}
@@ -180,6 +185,36 @@ func TestCacheKeepsWhatIsInUse(t *testing.T) {
 	}
 }
 
+// TestCompleteTableAsksTheStoreForNothing: a new table knows what it does not have, until something of it lies in the store alone.
+func TestCompleteTableAsksTheStoreForNothing(t *testing.T) {
+	store := memstore.New()
+	tb := newTable("p", "a", 0, store, newCache(1<<20))
+	if err := tb.findComplete(); err != nil {
+		t.Fatal(err)
+	}
+	store.Fail(errors.New("asked"))
+	for i := range 100 {
+		key := fmt.Appendf(nil, "%d", i)
+		if v, err := tb.get(key); v != nil || err != nil {
+			t.Fatalf("get %s: %q, %v", key, v, err)
+		}
+		tb.put(key, []byte("value"))
+	}
+	store.Fail(nil)
+	if other := newTable("p", "a", 1, store, tb.cache); other.findComplete() != nil || !other.complete {
+		t.Fatal("the table of another task is new too")
+	}
+	var b statestore.Batch
+	b.Put(tb.storeKey("known to the store"), []byte("value"))
+	if err := store.Apply(&b); err != nil {
+		t.Fatal(err)
+	}
+	again := newTable("p", "a", 0, store, newCache(1<<20))
+	if err := again.findComplete(); err != nil || again.complete {
+		t.Fatalf("a table with something in the store is complete: %v, %v", again.complete, err)
+	}
+}
+
 func TestTableTellsOfAStoreThatFails(t *testing.T) {
 	store := memstore.New()
 	tb := newTable("p", "t", 0, store, newCache(1000))
@@ -187,6 +222,9 @@ func TestTableTellsOfAStoreThatFails(t *testing.T) {
 	store.Fail(broken)
 	if _, err := tb.get([]byte("k")); !errors.Is(err, broken) {
 		t.Fatalf("get: %v", err)
+	}
+	if err := tb.findComplete(); !errors.Is(err, broken) || tb.complete {
+		t.Fatalf("complete: %v, %v", tb.complete, err)
 	}
 	var told error
 	for range tb.each(nil, func(err error) { told = err }) {

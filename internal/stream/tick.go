@@ -53,12 +53,26 @@ func (r *Runtime) unsettled() bool {
 	return false
 }
 
-// probe finds the end of partitions that end in what no poll shows: offsets that compaction took away. It is called when a poll
-// was empty.
-func (r *Runtime) probe(ctx context.Context) error {
-	if r.session.Buffered() > 0 {
+// maybeProbe probes once nothing was fetched for a while. A poll alone that is empty says little: it may have been woken, and a probe
+// reads what the next one brings.
+func (r *Runtime) maybeProbe(ctx context.Context, fetched bool) error {
+	if !r.unsettled() {
 		return nil
 	}
+	now := r.opts.Clock.Now()
+	if fetched {
+		r.fetched = now
+		return nil
+	}
+	if now.Sub(r.fetched) < probeInterval || r.session.Buffered() > 0 {
+		return nil
+	}
+	r.fetched = now
+	return r.probe(ctx)
+}
+
+// probe finds the end of partitions that end in what no poll shows: offsets that compaction took away.
+func (r *Runtime) probe(ctx context.Context) error {
 	for _, t := range r.sortedTasks() {
 		if t.caughtUp {
 			continue

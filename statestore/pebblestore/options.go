@@ -88,7 +88,7 @@ func (o Options) pebble(f *failure) *pebble.Options {
 		FormatMajorVersion:          formatMajorVersion,
 		MemTableSize:                uint64(o.MemTableBytes),
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
+		L0CompactionThreshold:       8,
 		L0StopWritesThreshold:       20,
 		LBaseMaxBytes:               64 << 20,
 		Logger:                      logger{log: o.Logger, failure: f},
@@ -97,8 +97,10 @@ func (o Options) pebble(f *failure) *pebble.Options {
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		po.Levels[i].FilterType = pebble.TableFilter
-		po.Levels[i].Compression = func() *block.CompressionProfile { return block.SnappyCompression }
+		// What is not in the lowest level is merged soon: compressing it costs more than it saves.
+		po.Levels[i].Compression = func() *block.CompressionProfile { return block.NoCompression }
 	}
+	po.Levels[len(po.Levels)-1].Compression = func() *block.CompressionProfile { return block.SnappyCompression }
 	po.EnsureDefaults()
 	return po
 }

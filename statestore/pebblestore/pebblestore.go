@@ -232,7 +232,7 @@ func (s *Store) Apply(b *statestore.Batch) error {
 // applyTables adds a batch as sorted tables. It is atomic like any other, costs a tenth of the time, and leaves nothing in the log
 // that the next open would have to replay.
 func (s *Store) applyTables(b *statestore.Batch) error {
-	paths, err := s.build(context.Background(), nil, nil, b.Sorted())
+	paths, err := s.build(context.Background(), &builder{store: s}, nil, nil, b.Sorted())
 	if err != nil || len(paths) == 0 {
 		return err
 	}

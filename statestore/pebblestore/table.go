@@ -22,7 +22,7 @@ func (s *Store) Load(ctx context.Context, entries iter.Seq2[[]byte, []byte]) err
 		return err
 	}
 	return s.failure.guard("load into the state store", func() error {
-		paths, err := s.build(ctx, nil, nil, entries)
+		paths, err := s.build(ctx, &builder{store: s, lasting: true}, nil, nil, entries)
 		if err != nil || len(paths) == 0 {
 			return err
 		}
@@ -37,7 +37,7 @@ func (s *Store) Replace(ctx context.Context, lower, upper []byte, entries iter.S
 		return err
 	}
 	return s.failure.guard("replace a span of the state store", func() error {
-		paths, err := s.build(ctx, lower, upper, entries)
+		paths, err := s.build(ctx, &builder{store: s, lasting: true}, lower, upper, entries)
 		if err != nil {
 			return err
 		}
@@ -49,10 +49,9 @@ func (s *Store) Replace(ctx context.Context, lower, upper []byte, entries iter.S
 	})
 }
 
-// build writes the entries to tables in the store's tmp directory and returns their paths. Where upper is set, keys outside of
+// build has a builder write the entries to tables in the store's tmp directory and returns their paths. Where upper is set, keys outside of
 // [lower, upper) are an error.
-func (s *Store) build(ctx context.Context, lower, upper []byte, entries iter.Seq2[[]byte, []byte]) ([]string, error) {
-	b := &builder{store: s}
+func (s *Store) build(ctx context.Context, b *builder, lower, upper []byte, entries iter.Seq2[[]byte, []byte]) ([]string, error) {
 	var last []byte
 	for k, v := range entries {
 		err := ctx.Err()
@@ -80,8 +79,10 @@ func (s *Store) build(ctx context.Context, lower, upper []byte, entries iter.Seq
 // builder writes entries to one table after the other.
 type builder struct {
 	store *Store
-	w     *sstable.Writer
-	paths []string
+	// lasting tables are made for the lowest level; others are soon merged into it.
+	lasting bool
+	w       *sstable.Writer
+	paths   []string
 }
 
 func (b *builder) add(key, value []byte) error {
@@ -100,8 +101,12 @@ func (b *builder) add(key, value []byte) error {
 		b.paths = append(b.paths, path)
 		// The options of level 0, wherever the table ends up: those of the lowest level mark deletions as obsolete, and they would
 		// hide nothing any more.
-		b.w = sstable.NewWriter(objstorageprovider.NewFileWritable(f),
-			s.opts.pebble(s.failure).MakeWriterOptions(0, s.db.FormatMajorVersion().MaxTableFormat()))
+		po := s.opts.pebble(s.failure)
+		wo := po.MakeWriterOptions(0, s.db.FormatMajorVersion().MaxTableFormat())
+		if b.lasting {
+			wo.Compression = po.Levels[len(po.Levels)-1].Compression()
+		}
+		b.w = sstable.NewWriter(objstorageprovider.NewFileWritable(f), wo)
 	}
 	if value == nil {
 		return b.w.Delete(key)
