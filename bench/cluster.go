@@ -16,9 +16,6 @@ import (
 	"github.com/regent-infra/regent/internal/record"
 )
 
-// partitions of every topic.
-const partitions = 4
-
 // brokerJVM are Kafka's own flags (kafka-server-start.sh, kafka-run-class.sh).
 var brokerJVM = []string{
 	"-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35",
@@ -34,14 +31,16 @@ type cluster struct {
 	server *kafkaserver.Server
 	config kafka.Config
 	admin  *kafka.Admin
+	// partitions of every topic.
+	partitions int32
 }
 
-func startCluster(ctx context.Context, dir string) (*cluster, error) {
+func startCluster(ctx context.Context, dir string, partitions int32) (*cluster, error) {
 	server, err := kafkaserver.StartWith(ctx, dir, kafkaserver.Options{JVM: brokerJVM, Settings: brokerSettings})
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, server: server, config: kafka.Config{Brokers: []string{server.Broker()}, RequestTimeout: time.Minute}}
+	c := &cluster{dir: dir, partitions: partitions, server: server, config: kafka.Config{Brokers: []string{server.Broker()}, RequestTimeout: time.Minute}}
 	if c.admin, err = kafka.NewAdmin(c.config); err != nil {
 		server.Kill()
 		return nil, err
@@ -89,7 +88,7 @@ func (c *cluster) createOutput(ctx context.Context, name string) error {
 
 func (c *cluster) create(ctx context.Context, name string, config map[string]string) error {
 	config["message.timestamp.type"] = "LogAppendTime"
-	return c.admin.CreateTopic(ctx, kafka.TopicSpec{Name: name, Partitions: partitions, ReplicationFactor: 1, Config: config})
+	return c.admin.CreateTopic(ctx, kafka.TopicSpec{Name: name, Partitions: c.partitions, ReplicationFactor: 1, Config: config})
 }
 
 // diskOf returns the bytes that the topics with a prefix take on the broker.
@@ -134,7 +133,7 @@ type dataset struct {
 	spec   workload.Spec
 	topic  string
 	ref    *workload.Reference
-	copied [partitions]uint64 // digests of the inputs, for the contender that copies
+	copied []uint64 // digests of the inputs, for the contender that copies
 	bytes  int64
 }
 
@@ -148,7 +147,7 @@ const loadBatch = 10_000
 
 // load writes a stream of inputs, unless the broker's directory has it from an earlier run.
 func (c *cluster) load(ctx context.Context, spec workload.Spec) (*dataset, error) {
-	d, err := newDataset(spec, fmt.Sprintf("bench-input-%d-%d-%d", spec.Seed, spec.Records, spec.Keys))
+	d, err := newDataset(spec, fmt.Sprintf("bench-input-%d-%d-%d-%d", spec.Seed, spec.Records, spec.Keys, spec.Partitions))
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +208,7 @@ func (c *cluster) fill(ctx context.Context, d *dataset, write bool) (stream *wor
 		return nil, err
 	}
 	defer producer.Close()
-	digests := newDigests()
+	digests := newDigests(d.spec.Partitions)
 	batch := make([]record.Record, 0, loadBatch)
 	for i := range d.spec.Records {
 		o, value, err := stream.Next(nil, epoch.Add(time.Duration(i)*time.Microsecond))
@@ -234,24 +233,24 @@ func (c *cluster) fill(ctx context.Context, d *dataset, write bool) (stream *wor
 }
 
 // digests are over keys and values of each partition, in order.
-type digests [partitions]hash.Hash64
+type digests []hash.Hash64
 
-func newDigests() *digests {
-	var d digests
+func newDigests(partitions int32) digests {
+	d := make(digests, partitions)
 	for p := range d {
 		d[p] = fnv.New64a()
 	}
-	return &d
+	return d
 }
 
-func (d *digests) add(r *record.Record) {
+func (d digests) add(r *record.Record) {
 	_, _ = d[r.Partition].Write(r.Key)   // a hash never fails
 	_, _ = d[r.Partition].Write(r.Value) // likewise
 }
 
-func (d *digests) sums() (out [partitions]uint64) {
-	for p := range d {
-		out[p] = d[p].Sum64()
+func (d digests) sums() (out []uint64) {
+	for _, h := range d {
+		out = append(out, h.Sum64())
 	}
 	return out
 }

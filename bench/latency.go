@@ -27,7 +27,7 @@ func (b *bench) latency(ctx context.Context, c *contender, rate, round int) (err
 		return err
 	}
 	defer b.clean(ctx, &j, &err)
-	spec := workload.Spec{Seed: b.options.seed, Keys: latencyKeys, Partitions: partitions}
+	spec := workload.Spec{Seed: b.options.seed, Keys: latencyKeys, Partitions: b.options.partitions}
 	d, err := newDataset(spec, j.input)
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (b *bench) latency(ctx context.Context, c *contender, rate, round int) (err
 		return err
 	}
 	defer p.kill()
-	digests := newDigests()
+	digests := newDigests(spec.Partitions)
 	t, err := b.newTraffic(ctx, &j, d, stream, digests)
 	if err != nil {
 		return err

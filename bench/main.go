@@ -37,6 +37,7 @@ type options struct {
 	args       []string
 	rounds     int
 	records    int
+	partitions int32
 	keys       []int
 	only       []phase
 	contenders []*contender
@@ -72,9 +73,11 @@ func main() {
 func parse(args []string) (options, error) {
 	o := options{args: args, more: map[string][]string{}}
 	var keys, only, rates, names string
+	var partitions int
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds; the report has the medians")
 	fs.IntVar(&o.records, "records", 2_000_000, "records to catch up with")
+	fs.IntVar(&partitions, "partitions", 4, "partitions of every topic; 1 to 1000")
 	fs.StringVar(&keys, "keys", "100000,1000000", "numbers of keys, one data set for each")
 	fs.StringVar(&only, "only", "catchup,rebuild,restart,latency", "what to measure: catchup, rebuild, restart, latency")
 	fs.StringVar(&rates, "latency-rates", "1000,10000", "rates of the latency runs, records/s")
@@ -116,6 +119,10 @@ func parse(args []string) (options, error) {
 		}
 		o.only = append(o.only, phase(text))
 	}
+	if partitions < 1 || partitions > 1000 {
+		faults = append(faults, fmt.Errorf("-partitions is %d, expected 1 to 1000", partitions))
+	}
+	o.partitions = int32(partitions) //nolint:gosec // checked above
 	if o.rounds < 1 {
 		faults = append(faults, fmt.Errorf("-rounds is %d, expected 1 or more", o.rounds))
 	}
@@ -206,7 +213,7 @@ func (b *bench) settings() []report.Fact {
 	facts := []report.Fact{
 		{Name: "rounds", Value: strconv.Itoa(b.options.rounds)},
 		{Name: "records", Value: strconv.Itoa(b.options.records)},
-		{Name: "partitions", Value: strconv.Itoa(partitions)},
+		{Name: "partitions", Value: strconv.Itoa(int(b.options.partitions))},
 		{Name: "broker", Value: "one, " + strings.Join(brokerJVM, " ")},
 	}
 	for _, c := range b.options.contenders {
@@ -228,7 +235,7 @@ func (b *bench) settingsOf(c *contender, p phase) []string {
 
 // measure runs everything that was asked for.
 func (b *bench) measure(ctx context.Context) (err error) {
-	if b.cluster, err = startCluster(ctx, filepath.Join(b.work, "broker")); err != nil {
+	if b.cluster, err = startCluster(ctx, filepath.Join(b.work, "broker"), b.options.partitions); err != nil {
 		return err
 	}
 	defer b.cluster.stop()
@@ -244,7 +251,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	}
 	for i, keys := range sizes {
 		b.say("loading %d records of %d keys", b.options.records, keys)
-		d, err := b.cluster.load(ctx, workload.Spec{Seed: b.options.seed, Records: b.options.records, Keys: keys, Partitions: partitions})
+		d, err := b.cluster.load(ctx, workload.Spec{Seed: b.options.seed, Records: b.options.records, Keys: keys, Partitions: b.options.partitions})
 		if err != nil {
 			return err
 		}

@@ -98,7 +98,7 @@ func (b *bench) rebuildStreams(ctx context.Context, j job) (r rebuilt, err error
 			if json.Unmarshal(line, &one) == nil && one.Ended > 0 {
 				all[one.Partition] = one
 			}
-			return len(all) == partitions
+			return len(all) == int(b.options.partitions)
 		})
 		if err == nil {
 			var began, ended int64

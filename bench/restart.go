@@ -41,7 +41,7 @@ func (b *bench) restart(ctx context.Context, c *contender, d *dataset, rounds in
 	if _, err := b.watch(ctx, p, own); err != nil {
 		return err
 	}
-	t, err := b.newTraffic(ctx, &j, own, stream, newDigests())
+	t, err := b.newTraffic(ctx, &j, own, stream, newDigests(d.spec.Partitions))
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type traffic struct {
 	stream   *workload.Stream
 	codec    *avrocodec.Codec
 	producer *kafka.Producer
-	digests  *digests
+	digests  digests
 
 	stop    context.CancelFunc
 	watcher sync.WaitGroup
@@ -45,7 +45,7 @@ type arrival struct {
 }
 
 // newTraffic goes on with the stream of a dataset, which must be as far as the dataset says.
-func (b *bench) newTraffic(ctx context.Context, j *job, d *dataset, stream *workload.Stream, digests *digests) (*traffic, error) {
+func (b *bench) newTraffic(ctx context.Context, j *job, d *dataset, stream *workload.Stream, digests digests) (*traffic, error) {
 	codec, err := workload.Codec()
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (t *traffic) fail(err error) {
 // watch reads the outputs as any reader of committed records does.
 func (t *traffic) watch(ctx context.Context) error {
 	starts := map[record.TopicPartition]kafka.Start{}
-	for p := range int32(partitions) {
+	for p := range t.b.options.partitions {
 		starts[record.TopicPartition{Topic: t.job.output, Partition: p}] = kafka.FromEarliest()
 	}
 	reader, err := kafka.NewReader(t.b.cluster.config, starts, kafka.ReaderConfig{})

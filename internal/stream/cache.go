@@ -157,4 +157,7 @@ func (c *cache) purge(owner *table) {
 	owner.last, owner.complete = nil, false
 	owner.layers = [2][]write{}
 	owner.dirty, owner.flushing, owner.index = nil, nil, nil
+	if len(c.free) == int(c.made) { // nobody's, all of them
+		c.blocks, c.made, c.free, c.hand = nil, 0, nil, 0
+	}
 }

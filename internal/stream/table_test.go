@@ -161,7 +161,7 @@ func TestCachePurgeGivesTheMemoryBack(t *testing.T) {
 		t.Fatalf("after the purge: %d and %d entries", a.entries.used, b.entries.used)
 	}
 	c.purge(b)
-	if c.used != 0 || len(entriesOf(c)) != 0 {
+	if c.used != 0 || len(c.blocks) != 0 {
 		t.Fatalf("an empty cache holds %d bytes", c.used)
 	}
 }
