@@ -14,7 +14,7 @@
 // ours by an Avro library. A writer of another shape that Avro can still resolve is transcoded through the generic form first. All else is
 // foreign. Encoding is always by generated code: this binary writes its own schemas and no others.
 //
-// An event that was decoded shares no memory with its bytes. Its texts share a few allocations among themselves; see [schemas.Reader] for what
+// An event that was decoded shares no memory with its bytes, unless a decoder of [Codec.NewDecoder] has read it. Its texts share a few allocations among themselves; see [schemas.Reader] for what
 // keeping one of them keeps.
 //
 // Invariants:

@@ -13,7 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -51,7 +51,9 @@ type pacer struct {
 	at        time.Time
 	now       func() time.Time
 	percent   int
-	stopped   atomic.Bool
+
+	mu      sync.Mutex // so that nothing is set after the end
+	stopped bool
 }
 
 // Start begins to pace the collections of this process, and returns what ends that.
@@ -65,7 +67,9 @@ func Start(now func() time.Time) (stop func()) {
 	}
 	p.watch()
 	return func() {
-		p.stopped.Store(true)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.stopped = true
 		debug.SetGCPercent(usual)
 	}
 }
@@ -80,7 +84,9 @@ func (p *pacer) watch() {
 
 // paced looks at the collection that is over and sets when the next one begins.
 func (p *pacer) paced() {
-	if p.stopped.Load() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
 		return
 	}
 	metrics.Read(p.samples)

@@ -50,10 +50,14 @@ func (s *session) Probe(ctx context.Context, tp record.TopicPartition, from int6
 	if err != nil {
 		return 0, err
 	}
-	if len(c.recs) == 0 && c.next == from && c.stable == c.high {
+	switch {
+	case len(c.recs) > 0:
+		return from, nil
+	case c.next == from && c.stable == c.high:
 		return c.high, nil
+	default: // behind what was aborted, or batches that compaction has left empty
+		return c.next, nil
 	}
-	return from, nil
 }
 
 // chunk is what one fetch has found.

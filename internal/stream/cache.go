@@ -75,8 +75,11 @@ type cache struct {
 // blockEntries is how many entries are allocated at once.
 const blockEntries = 512
 
-// sweep bounds the steps of the hand for each entry that is added, in case most entries are pinned.
-const sweep = 32
+// sweep bounds how many entries the hand passes for each that is added, in case most are pinned; idle how many that are nobody's.
+const (
+	sweep = 32
+	idle  = 32 * sweep
+)
 
 func newCache(budget int) *cache { return &cache{budget: budget} }
 
@@ -113,12 +116,15 @@ func (c *cache) assign(e *entry, value []byte) {
 
 // evict lets the hand go round until the budget is kept, or it has seen enough for this time. It leaves the entry alone that was added last.
 func (c *cache) evict(last *entry) {
-	for steps := 0; c.used > c.budget && steps < sweep && c.made > 0; steps++ {
+	for passed, skipped := 0, 0; c.used > c.budget && passed < sweep && skipped < idle && c.made > 0; passed++ {
 		if c.hand >= c.made {
 			c.hand = 0
 		}
 		switch e := c.at(c.hand); {
-		case e.owner == nil || e == last || e.pinned():
+		case e.owner == nil:
+			passed--
+			skipped++
+		case e == last || e.pinned():
 		case e.visited:
 			e.visited = false
 		default:

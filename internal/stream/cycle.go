@@ -173,7 +173,7 @@ type part struct {
 	in   *input
 	recs []record.Record
 	high time.Time // the highest time seen in it
-	near int       // how many of recs were approached
+	near int       // how many of the records ahead were approached
 }
 
 // deal sorts a batch by task.

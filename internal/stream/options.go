@@ -19,7 +19,7 @@ const (
 	DefaultCommitMaxAge     = 100 * time.Millisecond
 	DefaultPositionInterval = time.Second
 	DefaultFlushInterval    = 3 * time.Second
-	DefaultFlushBytes       = 64 << 20
+	leastFlushBytes         = 4 << 20
 	DefaultRestampInterval  = 10 * time.Minute
 	DefaultCacheBytes       = 128 << 20
 	DefaultPollRecords      = 20_000
@@ -60,7 +60,7 @@ type Options struct {
 	// FlushInterval is how often committed state is written to the store. Default 3 s.
 	FlushInterval time.Duration
 	// FlushBytes is how much committed state may wait for the store; twice as much stops polling. Few large flushes leave the store less to merge
-	// than many small ones. Default half of CacheBytes, but at least 64 MiB; at least 1.
+	// than many small ones. Default half of CacheBytes, but at least 4 MiB; at least 1.
 	FlushBytes int
 	// RestampInterval is how often the position of a task with nothing to write is stamped anew. It must be well below the
 	// changelog's delete.retention.ms, else an idle task is rebuilt at its next start. Default 10 min.
@@ -122,7 +122,7 @@ func (o Options) withDefaults(definition string) Options {
 	o.FlushInterval = or(o.FlushInterval, DefaultFlushInterval)
 	o.RestampInterval = or(o.RestampInterval, DefaultRestampInterval)
 	o.CacheBytes = or(o.CacheBytes, DefaultCacheBytes)
-	o.FlushBytes = or(o.FlushBytes, max(DefaultFlushBytes, o.CacheBytes/2)) // more would be pinned than the cache may hold
+	o.FlushBytes = or(o.FlushBytes, max(leastFlushBytes, o.CacheBytes/2)) // twice as much would be the whole cache
 	o.PollRecords = or(o.PollRecords, DefaultPollRecords)
 	o.Workers = or(o.Workers, runtime.GOMAXPROCS(0))
 	o.EndTimeout = or(o.EndTimeout, DefaultEndTimeout)

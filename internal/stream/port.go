@@ -108,7 +108,8 @@ type Session interface {
 	Scan(ctx context.Context, tp record.TopicPartition, from, to int64, fn func(recs []record.Record, next int64) error) error
 
 	// Probe looks at the partition from an offset on: where no committed record is left to read below the last stable offset,
-	// and no transaction is open, it returns the high watermark; otherwise from itself. Safe for concurrent use.
+	// and no transaction is open, it returns the high watermark; where what comes next holds no committed record, an offset behind that;
+	// otherwise from itself. Safe for concurrent use.
 	Probe(ctx context.Context, tp record.TopicPartition, from int64) (int64, error)
 
 	// Rejoin tells the group anew what this member holds, so that tasks are shared out again. Safe for concurrent use.

@@ -33,23 +33,32 @@ func (c *stopped) Now() time.Time { return c.now }
 func TestProbesFollowOnSilenceAlone(t *testing.T) {
 	c, s := &stopped{now: time.Unix(1000, 0)}, &endless{}
 	tp := topicPartition{Topic: "in"}
-	r := &Runtime{session: s, tasks: map[int32]*task{0: {inputs: map[topicPartition]*input{tp: {topicPartition: tp, next: 1, target: 2}}}}}
+	in := &input{topicPartition: tp, next: 1, target: 9}
+	r := &Runtime{session: s, tasks: map[int32]*task{0: {inputs: map[topicPartition]*input{tp: in}}}}
 	r.opts.Clock = c
 	for _, step := range []struct {
 		about   string
 		after   time.Duration
 		fetched bool
+		moved   bool
 		probes  int
 	}{
-		{about: "nothing was ever fetched", probes: 1},
+		{about: "nothing was ever fetched", after: probeInterval, probes: 1},
 		{about: "right after a probe", after: probeInterval / 2, probes: 1},
 		{about: "still nothing", after: probeInterval, probes: 2},
 		{about: "records", after: probeInterval, fetched: true, probes: 2},
 		{about: "woken", after: probeInterval / 2, probes: 2},
 		{about: "records again", after: probeInterval, fetched: true, probes: 2},
 		{about: "silence", after: probeInterval, probes: 3},
+		{about: "others go on, this one has not moved", after: lookInterval, fetched: true, probes: 4},
+		{about: "looked at just now", after: probeInterval, fetched: true, probes: 4},
+		{about: "it has moved", after: lookInterval, fetched: true, moved: true, probes: 4},
+		{about: "it has not moved again", after: lookInterval, fetched: true, probes: 5},
 	} {
 		c.now = c.now.Add(step.after)
+		if step.moved {
+			in.next++
+		}
 		if err := r.maybeProbe(t.Context(), step.fetched); err != nil {
 			t.Fatal(err)
 		}

@@ -34,6 +34,7 @@ type Runtime struct {
 	over        chan struct{} // closed when Run has returned
 	aborts      int           // in a row
 	fetched     time.Time     // when a poll last brought something while a task had not caught up, or a probe was made
+	looked      time.Time     // when what does not move was last looked at
 	rewound     bool          // in this step, partitions were set back to their committed positions
 	recoveries  recoveries
 	slots       chan struct{} // bounds the recoveries at work

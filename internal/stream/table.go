@@ -29,7 +29,7 @@ type table struct {
 	store  statestore.Store
 	cache  *cache
 
-	// The rest is changed by the cycle's goroutine with the cache's lock held.
+	// The rest is changed with the cache's lock held, by whoever folds; also by who folds another task, where an entry is evicted.
 	entries directory
 	// complete says that there is an entry for every key that the store has, so that it need not be asked for any other: a table that is new, and
 	// has not outgrown the cache.

@@ -6,10 +6,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	"github.com/regent-infra/regent/internal/record"
 	"github.com/regent-infra/regent/statestore"
 	"github.com/regent-infra/regent/statestore/memstore"
 )
@@ -27,6 +29,9 @@ func TestTableLayersEqualAMap(t *testing.T) {
 		seen, sealed, kept := map[string]string{}, map[string]string{}, map[string]string{}
 		for range rapid.IntRange(1, 40).Draw(t, "operations") {
 			k := rapid.StringMatching(`[ab]{0,3}`).Draw(t, "key")
+			if rapid.IntRange(0, 3).Draw(t, "long") == 0 {
+				k += strings.Repeat("k", shortKey-2) // within an entry, just so, or beside it
+			}
 			switch rapid.IntRange(0, 9).Draw(t, "operation") {
 			case 0: // the transaction that is ending commits, and the open one is sealed
 				tb.commit()
@@ -212,6 +217,68 @@ func TestCompleteTableAsksTheStoreForNothing(t *testing.T) {
 	again := newTable("p", "a", 0, store, newCache(1<<20))
 	if err := again.findComplete(); err != nil || again.complete {
 		t.Fatalf("a table with something in the store is complete: %v, %v", again.complete, err)
+	}
+}
+
+// TestTablesShareACacheAtTheSameTime: tasks are folded beside one another, and what one of them adds takes the place of what another has.
+func TestTablesShareACacheAtTheSameTime(t *testing.T) {
+	c := newCache(40 * entryOverhead)
+	const keys = 60
+	store := memstore.New()
+	var tables []*table
+	for id := range int32(4) {
+		tb := newTable("p", "t", id, store, c)
+		if err := tb.findComplete(); err != nil {
+			t.Fatal(err)
+		}
+		tables = append(tables, tb)
+	}
+	counts := make([][keys]int, len(tables))
+	for round := range 20 {
+		var all sync.WaitGroup
+		for i, tb := range tables {
+			all.Go(func() {
+				var ahead []record.Record
+				for n := range keys {
+					ahead = append(ahead, record.Record{Key: fmt.Appendf(nil, "key-%d", (n*7+round)%keys)})
+				}
+				for n := range ahead {
+					if n%strides == 0 {
+						tb.approach(ahead[n:])
+					}
+					number := (n*7 + round) % keys
+					got, err := tb.get(ahead[n].Key)
+					if want := counts[i][number]; err != nil || string(got) != strings.Repeat("x", want) {
+						t.Errorf("table %d, round %d: key %d is %q, %v; expected %d bytes", i, round, number, got, err, want)
+						return
+					}
+					if n%3 == 0 {
+						counts[i][number]++
+						tb.put(ahead[n].Key, []byte(strings.Repeat("x", counts[i][number])))
+					}
+				}
+			})
+		}
+		all.Wait()
+		for _, tb := range tables {
+			tb.seal()
+			tb.commit()
+			var b statestore.Batch
+			appendWrites(&b, tb.takeDirty())
+			if err := store.Apply(&b); err != nil {
+				t.Fatal(err)
+			}
+			tb.settle()
+		}
+	}
+	for _, tb := range tables {
+		if tb.complete {
+			t.Fatal("a table that has outgrown the cache is complete")
+		}
+		c.purge(tb)
+	}
+	if c.used != 0 || len(c.blocks) != 0 {
+		t.Fatalf("an empty cache holds %d bytes in %d blocks", c.used, len(c.blocks))
 	}
 }
 

@@ -55,6 +55,8 @@ type input struct {
 	committed, next int64
 	// high is the last known high watermark, target the one taken after the assignment.
 	high, target int64
+	// looked is next as of the last look at what does not move, see maybeProbe.
+	looked int64
 }
 
 // misuse is what the runtime panics with inside of Process when the machine breaks the contract. It stops the task: it is a bug

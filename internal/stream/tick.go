@@ -53,32 +53,42 @@ func (r *Runtime) unsettled() bool {
 	return false
 }
 
-// maybeProbe probes once nothing was fetched for a while. A poll alone that is empty says little: it may have been woken, and a probe
-// reads what the next one brings.
+// lookInterval is how often partitions are looked at that have not been read to their end, whatever else is coming in.
+const lookInterval = 10 * probeInterval
+
+// maybeProbe probes once nothing was fetched for a while, and every now and then those partitions of which nothing has come although others go on. A poll
+// alone that is empty says little: it may have been woken, and a probe reads what the next one brings.
 func (r *Runtime) maybeProbe(ctx context.Context, fetched bool) error {
 	if !r.unsettled() {
 		return nil
 	}
 	now := r.opts.Clock.Now()
-	if fetched {
+	switch {
+	case fetched:
 		r.fetched = now
+	case now.Sub(r.fetched) >= probeInterval && r.session.Buffered() == 0:
+		r.fetched = now
+		return r.probe(ctx, func(*input) bool { return true })
+	}
+	if now.Sub(r.looked) < lookInterval {
 		return nil
 	}
-	if now.Sub(r.fetched) < probeInterval || r.session.Buffered() > 0 {
-		return nil
-	}
-	r.fetched = now
-	return r.probe(ctx)
+	r.looked = now
+	return r.probe(ctx, func(in *input) bool {
+		still := in.next == in.looked
+		in.looked = in.next
+		return still
+	})
 }
 
-// probe finds the end of partitions that end in what no poll shows: offsets that compaction took away.
-func (r *Runtime) probe(ctx context.Context) error {
+// probe finds the end of partitions that end in what no poll shows, such as offsets that compaction took away: of those that are chosen.
+func (r *Runtime) probe(ctx context.Context, chosen func(*input) bool) error {
 	for _, t := range r.sortedTasks() {
 		if t.caughtUp {
 			continue
 		}
 		for tp, in := range t.inputs {
-			if in.next >= in.target {
+			if in.next >= in.target || !chosen(in) {
 				continue
 			}
 			end, err := r.session.Probe(ctx, tp, in.next)

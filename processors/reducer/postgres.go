@@ -38,7 +38,7 @@ func Postgres(config Config) (stream.Definition, error) {
 	def := stream.Definition{
 		Name:        PostgresName,
 		FoldVersion: postgresFoldVersion,
-		Inputs:      []stream.Input{{Topic: topics.Observations(kind)}, {Topic: topics.Heartbeats(kind)}},
+		Inputs:      []stream.Input{{Topic: topics.Observations(kind), Looks: StateTable}, {Topic: topics.Heartbeats(kind), Looks: StateTable}},
 		Changelog:   topics.State(kind),
 		Outputs:     []string{topics.DeadLetter},
 		Tables:      []stream.Table{{Name: StateTable, Source: topics.State(kind)}},
