@@ -18,8 +18,9 @@ The file is YAML: the one that --config or REGENT_CONFIG names, else ~/.config/r
 values out of range are all reported together, each with its place; nothing starts on half a configuration.
 ` + "`regent config check`" + ` only looks, ` + "`regent config show`" + ` says which value comes from where. Secrets are never shown.
 
-Two more variables are the machine's and no settings: REGENT_CACHE, the folder where published programs are kept once they were fetched, such as PostgreSQL's (else the
-user's cache folder), and REGENT_MAVEN_URL, the repository that they are fetched from.
+Some more variables are the machine's and no settings: REGENT_CACHE, the folder where published programs are kept once they were fetched, such as PostgreSQL's (else the
+user's cache folder), and REGENT_MAVEN_URL, the repository that they are fetched from. GOGC, where it is set, decides how far the heap grows between two garbage
+collections; else Go's rule holds, with more room while they come fast (docs/performance.md).
 
 This page is made from the settings themselves (go test ./internal/config -update).
 
