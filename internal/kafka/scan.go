@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -212,7 +213,8 @@ func (s *scanner) ask(ctx context.Context, from int64, wait time.Duration, isola
 	req := kmsg.NewPtrFetchRequest()
 	most := cmp.Or(s.bytes, scanBytes)
 	req.ReplicaID, req.IsolationLevel = -1, isolation
-	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(wait.Milliseconds()), 1, most //nolint:gosec // far below the limit
+	// One partition is asked for, so its own limit is the one that counts; at that of the whole request a bare kfake forgets aborted transactions.
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(wait.Milliseconds()), 1, math.MaxInt32 //nolint:gosec // far below the limit
 	req.SessionEpoch = -1
 	rt := kmsg.NewFetchRequestTopic()
 	rt.Topic, rt.TopicID = s.tp.Topic, s.id

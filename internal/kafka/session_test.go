@@ -154,6 +154,13 @@ func TestSessionReadsCommitsAndIsFenced(t *testing.T) {
 	if end, err := s.Probe(t.Context(), record.TopicPartition{Topic: sessionTopic}, high); err != nil || end != high {
 		t.Fatalf("probe: %d, %v", end, err)
 	}
+	for at := int64(0); at < high; {
+		end, err := s.Probe(t.Context(), record.TopicPartition{Topic: sessionTopic}, at)
+		if err != nil || end <= at || end > high {
+			t.Fatalf("probe from %d, of what was aborted up to %d: %d, %v", at, high, end, err)
+		}
+		at = end
+	}
 	if end, err := s.Probe(t.Context(), tp, 0); err != nil || end != 0 {
 		t.Fatalf("probe where a record is: %d, %v", end, err)
 	}

@@ -294,13 +294,13 @@ func (t *table) commit() (added int) {
 	for i, w := range sealed {
 		e := w.entry
 		if e.dirty {
-			added += len(w.value) - len(e.value)
+			added -= e.size()
 		} else {
-			added += len(e.long) + len(w.value) + entryOverhead
 			e.dirty = true
 			t.dirty = append(t.dirty, e)
 		}
 		t.cache.assign(e, w.value)
+		added += e.size()
 		e.pending[1-t.current] = 0
 		sealed[i] = write{}
 	}
